@@ -1,0 +1,163 @@
+//! One host device as a domain's XML speaks of it, both ways: [`Hostdev`] is what was read (by [`crate::domain_xml`]) or came as text
+//! pairs over D-Bus; [`MdevHostdevXml`] and [`nodedev_xml`] are what we print for people to paste.
+
+mod xml;
+
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use thiserror::Error;
+
+use crate::names::{MdevUuid, PciAddress, printable};
+use crate::suggest::nearest;
+
+pub(crate) use xml::escape;
+pub use xml::{CcwAddress, GuestAddress, MdevHostdevXml, MdevModel, OPTIONS, nodedev_parent, nodedev_xml};
+
+/// Why text pairs do not describe a hostdev. Prints as one sentence that names the key.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{what}")]
+pub struct HostdevError {
+    what: String,
+}
+
+impl HostdevError {
+    fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into() }
+    }
+
+    /// The key is not one of `known`.
+    fn unknown(kind: &str, key: &str, known: &[&str]) -> Self {
+        let advice = match nearest(key, known.iter().copied()) {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => format!("known are {}", known.join(", ")),
+        };
+        Self::new(format!("unknown {kind} '{}': {advice}", printable(key)))
+    }
+
+    /// The key has a value that is none of its values.
+    fn value(key: &str, text: &str, expected: &str) -> Self {
+        Self::new(format!("{key}='{}': it must be {expected}", printable(text)))
+    }
+}
+
+/// Puts `text` into the slot of `key`, once.
+fn set<'a>(slot: &mut Option<&'a str>, key: &str, text: &'a str) -> Result<(), HostdevError> {
+    match slot.replace(text) {
+        None => Ok(()),
+        Some(_) => Err(HostdevError::new(format!("'{key}' is given twice"))),
+    }
+}
+
+/// The device on the host that a hostdev gives to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostdevSource {
+    /// A mediated device.
+    Mdev(MdevUuid),
+    /// A PCI function.
+    Pci(PciAddress),
+}
+
+/// One `<hostdev>` of type mdev or pci, or one `<interface type='hostdev'>`, of a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hostdev {
+    /// The device.
+    pub source: HostdevSource,
+    /// The model of a mediated device as libvirt writes it (`vfio-pci`, …); empty for a PCI function.
+    pub model: String,
+    /// Whether libvirt binds the device to vfio by itself.
+    pub managed: bool,
+    /// The name libvirt (`hostdev0`) or a person (`ua-…`) gave the device in its domain.
+    pub alias: Option<String>,
+    /// Whether it is an `<interface type='hostdev'>`.
+    pub interface: bool,
+}
+
+/// The keys of a hostdev in text pairs.
+pub const KEYS: [&str; 7] = ["kind", "uuid", "address", "model", "managed", "alias", "interface"];
+
+impl Hostdev {
+    /// The text pairs that [`Hostdev::from_pairs`] reads; what is absent or `no` by default has no pair, except `managed`.
+    pub fn to_pairs(&self) -> Vec<(String, String)> {
+        let mut pairs = Vec::with_capacity(KEYS.len());
+        let mut put = |key: &str, value: String| pairs.push((key.to_owned(), value));
+        match self.source {
+            HostdevSource::Mdev(uuid) => {
+                put("kind", "mdev".to_owned());
+                put("uuid", uuid.to_string());
+            }
+            HostdevSource::Pci(address) => {
+                put("kind", "pci".to_owned());
+                put("address", address.to_string());
+            }
+        }
+        if !self.model.is_empty() {
+            put("model", self.model.clone());
+        }
+        put("managed", if self.managed { "yes" } else { "no" }.to_owned());
+        if let Some(alias) = &self.alias {
+            put("alias", alias.clone());
+        }
+        if self.interface {
+            put("interface", "yes".to_owned());
+        }
+        pairs
+    }
+
+    /// Reads a hostdev from text pairs: `kind` (mdev, pci) with `uuid` or `address`, and `model`, `managed`, `alias`, `interface`.
+    ///
+    /// # Errors
+    /// A key that is unknown (the nearest known one is named), given twice, missing, or does not go with the others, and a value that
+    /// its key cannot have.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, HostdevError> {
+        let [mut kind, mut uuid, mut address, mut model, mut managed, mut alias, mut interface] = [None; 7];
+        for (key, value) in pairs {
+            let slot = match key {
+                "kind" => &mut kind,
+                "uuid" => &mut uuid,
+                "address" => &mut address,
+                "model" => &mut model,
+                "managed" => &mut managed,
+                "alias" => &mut alias,
+                "interface" => &mut interface,
+                _ => return Err(HostdevError::unknown("hostdev key", key, &KEYS)),
+            };
+            set(slot, key, value)?;
+        }
+        let bad_name = |key: &str, e: crate::names::NameError| HostdevError::new(format!("{key}: {e}"));
+        let source = match (kind, uuid, address) {
+            (None, ..) => return Err(HostdevError::new("a hostdev needs 'kind', mdev or pci")),
+            (Some("mdev"), Some(uuid), None) => HostdevSource::Mdev(uuid.parse().map_err(|e| bad_name("uuid", e))?),
+            (Some("pci"), None, Some(address)) => {
+                HostdevSource::Pci(address.parse().map_err(|e| bad_name("address", e))?)
+            }
+            (Some("mdev"), ..) => {
+                return Err(HostdevError::new("a hostdev of kind mdev needs 'uuid' and has no 'address'"));
+            }
+            (Some("pci"), ..) => {
+                return Err(HostdevError::new("a hostdev of kind pci needs 'address' and has no 'uuid'"));
+            }
+            (Some(kind), ..) => return Err(HostdevError::value("kind", kind, "mdev or pci")),
+        };
+        let yes_no = |key: &str, text: Option<&str>| match text {
+            Some("yes") => Ok(true),
+            Some("no") | None => Ok(false),
+            Some(text) => Err(HostdevError::value(key, text, "yes or no")),
+        };
+        let managed = yes_no("managed", managed)?;
+        let interface = yes_no("interface", interface)?;
+        match source {
+            HostdevSource::Mdev(_) if interface => {
+                return Err(HostdevError::new("'interface' goes with kind pci only"));
+            }
+            HostdevSource::Pci(_) if model.is_some_and(|m| !m.is_empty()) => {
+                return Err(HostdevError::new("'model' goes with kind mdev only"));
+            }
+            _ => {}
+        }
+        let alias = alias.filter(|alias| !alias.is_empty()).map(ToOwned::to_owned);
+        Ok(Self { source, model: model.unwrap_or("").to_owned(), managed, alias, interface })
+    }
+}
