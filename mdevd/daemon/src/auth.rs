@@ -1,0 +1,177 @@
+//! The one authorization gate: who may call which method. Default deny: a method that is not in the table is refused.
+//!
+//! Root passes. For everyone else polkit is asked about the caller's bus name, which the bus vouches for (a pid or uid sent along
+//! could be stale). Without polkit only root passes. Nothing in the environment or the configuration switches this off.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use mdevd_core::names::printable;
+use mdevd_dbus::ErrorName;
+use zbus::Connection;
+use zbus::message::{Flags, Header};
+use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+
+use crate::error::{Error, Result};
+
+/// How long polkit may take when nobody is asked for a password.
+const SILENT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a person may take to type one.
+const INTERACTIVE_DEADLINE: Duration = Duration::from_secs(300);
+
+/// What a method needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// uid 0, whatever polkit says: the words of libvirt's hook.
+    RootOnly,
+    /// Looking.
+    Inspect,
+    /// Having a device of one's own.
+    Claim,
+    /// Changing what belongs to others, or to all.
+    Manage,
+}
+
+impl Action {
+    /// The polkit action's id.
+    pub fn id(self) -> Option<&'static str> {
+        match self {
+            Self::RootOnly => None,
+            Self::Inspect => Some("org.mdevd1.inspect"),
+            Self::Claim => Some("org.mdevd1.claim"),
+            Self::Manage => Some("org.mdevd1.manage"),
+        }
+    }
+}
+
+/// What each method needs: of one's own, and of somebody else's where that differs. The test of the contract holds it against the
+/// interface XML.
+pub const TABLE: &[(&str, &str, Action, Action)] = &[
+    ("org.mdevd1.Manager", "PrepareDomain", Action::RootOnly, Action::RootOnly),
+    ("org.mdevd1.Manager", "ReleaseDomain", Action::RootOnly, Action::RootOnly),
+    ("org.mdevd1.Manager", "AdoptDomain", Action::RootOnly, Action::RootOnly),
+    ("org.mdevd1.Manager", "CreateMdev", Action::Claim, Action::Claim),
+    ("org.mdevd1.Manager", "Acquire", Action::Claim, Action::Claim),
+    ("org.mdevd1.Manager", "Explain", Action::Inspect, Action::Inspect),
+    ("org.mdevd1.Manager", "Find", Action::Inspect, Action::Inspect),
+    ("org.mdevd1.Manager", "Rescan", Action::Manage, Action::Manage),
+    ("org.mdevd1.Manager", "Reload", Action::Manage, Action::Manage),
+    ("org.mdevd1.Manager", "Reconcile", Action::Manage, Action::Manage),
+    ("org.mdevd1.Mdev", "GetHolders", Action::Inspect, Action::Inspect),
+    ("org.mdevd1.Mdev", "HostdevXml", Action::Inspect, Action::Inspect),
+    ("org.mdevd1.Mdev", "NodedevXml", Action::Inspect, Action::Inspect),
+    ("org.mdevd1.Mdev", "Remove", Action::Claim, Action::Manage),
+    ("org.mdevd1.Claim", "HostdevXml", Action::Inspect, Action::Inspect),
+    ("org.mdevd1.Claim", "Release", Action::Claim, Action::Manage),
+];
+
+/// Lets a call pass, or not. Answers with the caller's uid.
+///
+/// `owner` is the uid that owns what the call is about, where that matters; `details` are shown by polkit and can be matched by its
+/// rules.
+///
+/// # Errors
+/// `NotAuthorized`, with what is missing.
+pub async fn authorize(
+    connection: &Connection,
+    header: &Header<'_>,
+    owner: Option<u32>,
+    details: &[(&str, &str)],
+) -> Result<u32> {
+    let interface = header.interface().map(|name| name.as_str()).unwrap_or_default();
+    let member = header.member().map(|name| name.as_str()).unwrap_or_default();
+    let denied = |why: String| Error::new(ErrorName::NotAuthorized, why);
+    let Some((_, _, own, others)) = TABLE.iter().find(|(i, m, _, _)| *i == interface && *m == member) else {
+        return Err(denied(format!(
+            "nobody may call {}.{}: it is in no rule",
+            printable(interface),
+            printable(member)
+        )));
+    };
+    let sender = header.sender().ok_or_else(|| denied("the call has no sender".into()))?;
+    let bus = zbus::fdo::DBusProxy::new(connection)
+        .await
+        .map_err(|e| denied(format!("the bus cannot be asked who calls: {e}")))?;
+    let uid = bus
+        .get_connection_unix_user(sender.to_owned().into())
+        .await
+        .map_err(|e| denied(format!("the bus does not say who calls: {e}")))?;
+    if uid == 0 {
+        return Ok(uid);
+    }
+    let action = if owner == Some(uid) || own == others { *own } else { *others };
+    let Some(id) = action.id() else {
+        return Err(denied(format!("only root may call {member}: it is for libvirt's hook")));
+    };
+    let interactive = header.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
+    if ask_polkit(connection, header, id, details, interactive).await.map_err(denied)? {
+        Ok(uid)
+    } else {
+        Err(denied(format!(
+            "uid {uid} is not allowed to do that ({id}); run it as root, or have a polkit rule allow it"
+        )))
+    }
+}
+
+async fn ask_polkit(
+    connection: &Connection,
+    header: &Header<'_>,
+    id: &str,
+    details: &[(&str, &str)],
+    interactive: bool,
+) -> std::result::Result<bool, String> {
+    let unavailable =
+        |e: &dyn std::fmt::Display| format!("polkit cannot be asked about {id}, and without it only root may: {e}");
+    let subject = Subject::new_for_message_header(header).map_err(|e| unavailable(&e))?;
+    let authority = AuthorityProxy::new(connection).await.map_err(|e| unavailable(&e))?;
+    let details: HashMap<&str, &str> = details.iter().copied().filter(|(_, value)| !value.is_empty()).collect();
+    let (flags, deadline) = if interactive {
+        (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, INTERACTIVE_DEADLINE)
+    } else {
+        (CheckAuthorizationFlags::empty(), SILENT_DEADLINE)
+    };
+    let answer = tokio::time::timeout(deadline, authority.check_authorization(&subject, id, &details, flags, "")).await;
+    match answer {
+        Ok(Ok(answer)) => Ok(answer.is_authorized),
+        Ok(Err(error)) => Err(unavailable(&error)),
+        Err(_) => Err(unavailable(&format!("no answer in {} s", deadline.as_secs()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// `org.mdevd1.Action` of every method in the interface XML.
+    fn annotations() -> BTreeSet<(String, String, String)> {
+        let mut found = BTreeSet::new();
+        for xml in mdevd_dbus::xml::ALL.iter().map(|(_, xml)| xml) {
+            let interface = between(xml, "<interface name=\"").unwrap();
+            for method in xml.split("<method name=\"").skip(1) {
+                let name = method.split('"').next().unwrap();
+                let body = method.split("</method>").next().unwrap();
+                let action = between(body, "<annotation name=\"org.mdevd1.Action\" value=\"").unwrap();
+                found.insert((interface.into(), name.into(), action.into()));
+            }
+        }
+        found
+    }
+
+    fn between<'a>(text: &'a str, start: &str) -> Option<&'a str> {
+        text.split_once(start)?.1.split('"').next()
+    }
+
+    #[test]
+    fn the_table_is_what_the_contract_says_and_no_method_is_missing() {
+        let word = |action: Action| action.id().unwrap_or("none-root-only").to_string();
+        let table: BTreeSet<_> = TABLE
+            .iter()
+            .map(|(interface, method, own, others)| {
+                let action = if own == others { word(*own) } else { format!("{} {}", word(*own), word(*others)) };
+                (interface.to_string(), method.to_string(), action)
+            })
+            .collect();
+        assert_eq!(table, annotations());
+    }
+}

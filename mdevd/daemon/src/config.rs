@@ -1,0 +1,213 @@
+//! Configuration: `/etc/mdevd/mdevd.toml` and drop-ins, each key optional, an unknown one an error with file, line and the nearest key.
+//!
+//! Read in this order, a later file overriding single keys of an earlier: `/usr/lib/mdevd/conf.d/*.toml`, `/etc/mdevd/mdevd.toml`,
+//! `/etc/mdevd/conf.d/*.toml`, the drop-ins by file name; a drop-in in `/etc` hides one of the same name in `/usr/lib`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use mdevd_core::choose::Placement;
+use mdevd_core::names::ParentName;
+use mdevd_core::suggest::nearest;
+use serde::Deserialize;
+
+/// What is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What is logged: `error`, `warn`, `info`, `debug` or `trace`.
+    pub log_level: tracing::Level,
+    /// Parents that are never chosen.
+    pub excluded: BTreeSet<ParentName>,
+    /// Which of several parents is taken.
+    pub placement: Placement,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { log_level: tracing::Level::INFO, excluded: BTreeSet::new(), placement: Placement::default() }
+    }
+}
+
+/// Why the configuration cannot be used: `FILE:LINE: what is wrong`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}{at}: {why}", file = file.display(), at = line.map(|line| format!(":{line}")).unwrap_or_default())]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: Option<usize>,
+    /// What is wrong and what would be right.
+    pub why: String,
+}
+
+/// One file. Every key is optional; what is absent keeps the value of an earlier file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Fragment {
+    log_level: Option<LogLevel>,
+    mdev: Option<MdevFragment>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct MdevFragment {
+    exclude_parents: Option<Vec<ParentName>>,
+    placement: Option<PlacementWord>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum PlacementWord {
+    Pack,
+    Spread,
+}
+
+const KEYS: [&str; 4] = ["log-level", "mdev", "exclude-parents", "placement"];
+
+/// Reads the configuration below `etc` and `usr_lib` (`/etc`, `/usr/lib`). Files that do not exist are no error.
+///
+/// # Errors
+/// The first [`ConfigError`].
+pub fn load(etc: &Path, usr_lib: &Path) -> Result<Config, ConfigError> {
+    let mut drop_ins: BTreeMap<_, PathBuf> = BTreeMap::new();
+    let mut vendor: BTreeMap<_, PathBuf> = BTreeMap::new();
+    for path in toml_files(&usr_lib.join("mdevd/conf.d"))? {
+        vendor.insert(path.file_name().map(ToOwned::to_owned), path);
+    }
+    for path in toml_files(&etc.join("mdevd/conf.d"))? {
+        vendor.remove(&path.file_name().map(ToOwned::to_owned));
+        drop_ins.insert(path.file_name().map(ToOwned::to_owned), path);
+    }
+    let main = etc.join("mdevd/mdevd.toml");
+    let mut config = Config::default();
+    for path in vendor.into_values().chain([main]).chain(drop_ins.into_values()) {
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(ConfigError { file: path, line: None, why: format!("cannot be read: {error}") }),
+        };
+        let fragment = parse(&text).map_err(|(line, why)| ConfigError { file: path, line, why })?;
+        apply(&mut config, fragment);
+    }
+    Ok(config)
+}
+
+fn toml_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let unreadable = |error: std::io::Error| ConfigError {
+        file: dir.to_owned(),
+        line: None,
+        why: format!("cannot be read: {error}"),
+    };
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    Ok(paths.map_err(unreadable)?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "toml")).collect())
+}
+
+fn parse(text: &str) -> Result<Fragment, (Option<usize>, String)> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| text.get(..span.start).unwrap_or(text).matches('\n').count() + 1);
+        let message = error.message();
+        // toml names the unknown key in backquotes, first in the message.
+        let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+        let why = match unknown {
+            Some(key) => match nearest(key, KEYS) {
+                Some(known) => format!("unknown key '{key}'; did you mean '{known}'?"),
+                None => format!("unknown key '{key}'; the keys are {}", KEYS.join(", ")),
+            },
+            None => message.to_string(),
+        };
+        (line, why)
+    })
+}
+
+fn apply(config: &mut Config, fragment: Fragment) {
+    if let Some(level) = fragment.log_level {
+        config.log_level = match level {
+            LogLevel::Error => tracing::Level::ERROR,
+            LogLevel::Warn => tracing::Level::WARN,
+            LogLevel::Info => tracing::Level::INFO,
+            LogLevel::Debug => tracing::Level::DEBUG,
+            LogLevel::Trace => tracing::Level::TRACE,
+        };
+    }
+    let mdev = fragment.mdev.unwrap_or_default();
+    if let Some(parents) = mdev.exclude_parents {
+        config.excluded = parents.into_iter().collect();
+    }
+    if let Some(placement) = mdev.placement {
+        config.placement = match placement {
+            PlacementWord::Pack => Placement::Pack,
+            PlacementWord::Spread => Placement::Spread,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_from(files: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        load(&root.path().join("etc"), &root.path().join("usr/lib"))
+    }
+
+    #[test]
+    fn nothing_is_a_configuration() {
+        assert_eq!(load_from(&[]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn later_files_override_single_keys() {
+        let config = load_from(&[
+            ("usr/lib/mdevd/conf.d/50-site.toml", "log-level = 'error'\n"),
+            ("usr/lib/mdevd/conf.d/60-hidden.toml", "log-level = 'trace'\n"),
+            ("etc/mdevd/mdevd.toml", "[mdev]\nplacement = 'spread'\nexclude-parents = ['0000:41:00.0']\n"),
+            ("etc/mdevd/conf.d/60-hidden.toml", ""),
+            ("etc/mdevd/conf.d/70-last.toml", "[mdev]\nexclude-parents = ['mtty']\n"),
+            ("etc/mdevd/conf.d/README", "not read"),
+        ])
+        .unwrap();
+        assert_eq!(config.log_level, tracing::Level::ERROR);
+        assert_eq!(config.placement, Placement::Spread);
+        assert_eq!(config.excluded, BTreeSet::from(["mtty".parse().unwrap()]));
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let error = |text| {
+            let error = load_from(&[("etc/mdevd/mdevd.toml", text)]).unwrap_err();
+            assert!(error.file.ends_with("etc/mdevd/mdevd.toml"));
+            format!("{}: {}", error.line.unwrap_or(0), error.why)
+        };
+        assert_eq!(
+            error("\n[mdev]\nexclude-parent = []\n"),
+            "3: unknown key 'exclude-parent'; did you mean 'exclude-parents'?"
+        );
+        assert_eq!(
+            error("colour = 1\n"),
+            "1: unknown key 'colour'; the keys are log-level, mdev, exclude-parents, placement"
+        );
+        assert!(error("[mdev]\nplacement = 'tight'\n").starts_with("2: unknown variant `tight`"));
+        assert!(error("[mdev]\nexclude-parents = ['a/b']\n").contains("contains '/'"));
+        assert!(error("x =\n").starts_with("1: "));
+    }
+}

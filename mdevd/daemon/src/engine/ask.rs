@@ -1,0 +1,121 @@
+//! What a client asks and nothing changes: what would be chosen and why, and which objects a word means.
+
+use std::rc::Rc;
+
+use mdevd_core::choose::{Verdict, choose, take_existing};
+use mdevd_core::claim::{Claim, Owner};
+use mdevd_core::names::{MdevUuid, ParentName, parse_uuid};
+use mdevd_core::request::{Request, needs_without_domain};
+use mdevd_dbus::path;
+use uuid::Uuid;
+use zbus::OwnedObjectPath;
+
+use super::Engine;
+use crate::error::Result;
+
+/// What is thought of one candidate for one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained {
+    /// The request.
+    pub request: String,
+    /// The device, when it exists already; else empty.
+    pub device: String,
+    /// The parent.
+    pub parent: String,
+    /// `chosen`, `possible`, `last-resort` or `refused`.
+    pub verdict: &'static str,
+    /// Why not simply possible, as a stable code.
+    pub reason: &'static str,
+    /// The same for people.
+    pub message: String,
+}
+
+impl Engine {
+    /// What would be chosen for these requests now, and why not the others.
+    pub fn explain(self: &Rc<Self>, requests: Vec<Vec<(String, String)>>) -> Result<Vec<Explained>> {
+        let requests = Request::parse_all(requests)?;
+        let needs = needs_without_domain(&requests, || MdevUuid(Uuid::new_v4()));
+        let state = self.state.borrow();
+        let claims: Vec<&Claim> = state.claims.values().map(|claim| &**claim).collect();
+        let context = state.context(&claims, &[]);
+        let mut explained = Vec::new();
+        for need in &needs {
+            let say =
+                |device: String, parent: String, verdict, refusal: Option<&mdevd_core::choose::Refusal>| Explained {
+                    request: need.name.clone(),
+                    device,
+                    parent,
+                    verdict,
+                    reason: refusal.map_or("", |refusal| refusal.reason.as_str()),
+                    message: refusal.map_or_else(String::new, |refusal| refusal.message.clone()),
+                };
+            match take_existing(&context, need, true) {
+                Ok(Some(grant)) => {
+                    explained.push(say(grant.uuid().to_string(), grant.parent.to_string(), "chosen", None));
+                    continue;
+                }
+                Err(refusal) => {
+                    explained.push(say(need.uuid.to_string(), String::new(), "refused", Some(&refusal)));
+                    continue;
+                }
+                Ok(None) => {}
+            }
+            let choice = choose(&context, need);
+            let chosen = choice.chosen().map(|candidate| candidate.parent.clone());
+            if choice.candidates.is_empty() {
+                explained.push(say(String::new(), String::new(), "refused", choice.refusal.as_ref()));
+            }
+            for candidate in &choice.candidates {
+                let verdict = match &candidate.verdict {
+                    _ if chosen.as_ref() == Some(&candidate.parent) => "chosen",
+                    Verdict::Possible => "possible",
+                    Verdict::LastResort(_) => "last-resort",
+                    Verdict::Refused(_) => "refused",
+                };
+                explained.push(say(String::new(), candidate.parent.to_string(), verdict, candidate.refusal()));
+            }
+        }
+        Ok(explained)
+    }
+
+    /// The objects that a person may mean by a word.
+    pub fn find(self: &Rc<Self>, what: &str) -> Vec<OwnedObjectPath> {
+        let state = self.state.borrow();
+        let mut found = Vec::new();
+        if let Ok(name) = what.parse::<ParentName>()
+            && state.inventory.parent(&name).is_some()
+        {
+            found.push(path::parent(name.as_str()));
+        }
+        if let Ok(uuid) = parse_uuid(what) {
+            if state.inventory.mdev(&MdevUuid(uuid)).is_some() {
+                found.push(path::mdev(uuid));
+            }
+            // A domain's claim has the domain's UUID.
+            if state.claims.contains_key(&uuid) {
+                found.push(path::claim(uuid));
+            }
+        }
+        for claim in state.claims.values() {
+            let named = match &claim.owner {
+                Owner::Domain { name, .. } => name == what,
+                Owner::Manual { label } => !label.is_empty() && label == what,
+            };
+            if named {
+                found.push(path::claim(claim.id));
+            }
+        }
+        let ours = match path::Object::from_path(what) {
+            Some(path::Object::Parent(name)) => {
+                name.parse::<ParentName>().is_ok_and(|name| state.inventory.parent(&name).is_some())
+            }
+            Some(path::Object::Mdev(uuid)) => state.inventory.mdev(&MdevUuid(uuid)).is_some(),
+            Some(path::Object::Claim(id)) => state.claims.contains_key(&id),
+            _ => false,
+        };
+        if ours && let Ok(path) = OwnedObjectPath::try_from(what) {
+            found.push(path);
+        }
+        found
+    }
+}

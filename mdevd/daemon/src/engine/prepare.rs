@@ -1,0 +1,234 @@
+//! A claim from need to ready: choose and reserve in one turn, the claim on disk before the first write, each step marked after its
+//! effect has been read back, and everything undone when one of them fails.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mdevd_core::choose::{choose, take_existing};
+use mdevd_core::claim::{Claim, ClaimState, Grant, Owner, ProcessRef, Undo};
+use mdevd_core::names::{DeviceKey, ParentName, RunId};
+use mdevd_core::plan::{Plan, Step};
+use mdevd_core::request::{Need, Wanted};
+use mdevd_dbus::ErrorName;
+use rustix::io::Errno;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::steps::StepError;
+use super::{Engine, unix_now};
+use crate::error::{Error, Result};
+
+/// What a new claim is made from.
+#[derive(Debug)]
+pub struct Draft {
+    /// Its id.
+    pub id: Uuid,
+    /// Whom it will belong to.
+    pub owner: Owner,
+    /// The uid that asks.
+    pub owner_uid: u32,
+    /// The libvirt daemon that asks.
+    pub process: Option<ProcessRef>,
+    /// The devices it needs.
+    pub needs: Vec<Need>,
+    /// Attributes to set on a new device.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// The answers of `create` that mean "not here": another parent is tried. Everything else is the same everywhere.
+const TRY_ELSEWHERE: [Errno; 4] = [Errno::NOSPC, Errno::BUSY, Errno::AGAIN, Errno::USERS];
+
+impl Engine {
+    /// Makes a claim and its devices, or leaves nothing behind.
+    pub async fn make_claim(self: &Rc<Self>, draft: Draft, deadline: Instant) -> Result<Arc<Claim>> {
+        let uuids: Vec<_> = draft.needs.iter().map(|need| need.uuid).collect();
+        // Somebody may have made one of them by hand a moment ago, before the kernel's event has come.
+        self.refresh_mdevs(&uuids).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
+        let id = draft.id;
+        let needs = draft.needs.clone();
+        self.reserve(draft)?;
+        let outcome = self.carry_out(&id, &needs, deadline).await;
+        self.state.borrow_mut().working.remove(&id);
+        self.changed.notify_waiters();
+        let Err(error) = outcome else {
+            self.publish().await;
+            return self
+                .claim(&id)
+                .ok_or_else(|| Error::new(ErrorName::Conflict, "the claim was released as soon as it was made"));
+        };
+        tracing::warn!("claim {id}: {error}");
+        self.undo(&id, &error.message, deadline).await;
+        self.publish().await;
+        Err(error)
+    }
+
+    /// Chooses for every need and puts the claim on disk, without a wait in between: nobody else can choose meanwhile.
+    fn reserve(&self, draft: Draft) -> Result<()> {
+        let mut claim = Claim {
+            id: draft.id,
+            owner: draft.owner,
+            owner_uid: draft.owner_uid,
+            run: RunId(Uuid::new_v4()),
+            state: ClaimState::Planned,
+            created: unix_now(),
+            process: draft.process,
+            seen: false,
+            grants: Vec::new(),
+            plan: Plan::default(),
+            problem: String::new(),
+        };
+        for need in &draft.needs {
+            let mut grant = self.choose_grant(need, &claim, &[])?;
+            if grant.undo == Undo::Remove {
+                grant.attributes.clone_from(&draft.attributes);
+            }
+            claim.grants.push(grant);
+        }
+        claim.plan = Plan::prepare(&claim.grants);
+        if self.state.borrow().claims.contains_key(&claim.id) {
+            return Err(Error::new(ErrorName::Busy, format!("{} has a claim already", claim.owner)));
+        }
+        self.save_claim(&claim)?;
+        let mut state = self.state.borrow_mut();
+        state.working.insert(claim.id);
+        state.claims.insert(claim.id, Arc::new(claim));
+        Ok(())
+    }
+
+    fn choose_grant(&self, need: &Need, draft: &Claim, refused: &[(ParentName, String)]) -> Result<Grant> {
+        let state = self.state.borrow();
+        let others = state.claims.values().filter(|claim| claim.id != draft.id).map(|claim| &**claim);
+        let claims: Vec<&Claim> = others.chain([draft]).collect();
+        let context = state.context(&claims, refused);
+        let by_domain = matches!(draft.owner, Owner::Domain { .. });
+        if let Some(grant) = take_existing(&context, need, by_domain)? {
+            return Ok(grant);
+        }
+        let choice = choose(&context, need);
+        if let Some(refusal) = choice.refusal {
+            return Err(refusal.into());
+        }
+        let (Some(candidate), Wanted::Type { mdev_type, .. }) = (choice.candidates.into_iter().next(), &need.wanted)
+        else {
+            return Err(Error::new(ErrorName::NoCandidate, format!("no device for '{}'", need.name)));
+        };
+        Ok(Grant {
+            request: need.name.clone(),
+            device: DeviceKey::Mdev(need.uuid),
+            parent: candidate.parent,
+            mdev_type: mdev_type.clone(),
+            device_api: candidate.device_api,
+            undo: Undo::Remove,
+            attributes: Vec::new(),
+            xml: need.xml.clone(),
+        })
+    }
+
+    async fn carry_out(self: &Rc<Self>, id: &Uuid, needs: &[Need], deadline: Instant) -> Result<()> {
+        self.nobody_holds_what_was_there(id).await?;
+        let mut refused: BTreeMap<String, Vec<(ParentName, String)>> = BTreeMap::new();
+        loop {
+            let Some(claim) = self.claim(id) else { return Err(cancelled()) };
+            if claim.state.is_ending() {
+                return Err(cancelled());
+            }
+            let Some(step) = claim.plan.next().cloned() else { break };
+            if let Some(claim) = self.state.borrow_mut().claims.get_mut(id) {
+                Arc::make_mut(claim).state = ClaimState::Preparing;
+            }
+            match self.run_step(&step, deadline).await {
+                Ok(()) => {
+                    let last = claim.plan.done + 1 == claim.plan.steps.len();
+                    // The last mark and `ready` are one write, below.
+                    if !last {
+                        self.update_claim(id, |claim| claim.plan.done += 1)?;
+                    } else if let Some(claim) = self.state.borrow_mut().claims.get_mut(id) {
+                        Arc::make_mut(claim).plan.done += 1;
+                    }
+                }
+                Err(StepError::Refused(error)) if matches!(step, Step::Create { .. }) && error.is(Errno::EXIST) => {
+                    // Not ours, whoever made it: the undo must leave it.
+                    self.update_claim(id, |claim| keep(claim, &step))?;
+                    let message =
+                        format!("{error}: somebody else has just made this device; remove it or change the request");
+                    return Err(Error::new(ErrorName::Conflict, message));
+                }
+                Err(error) => self.choose_again(id, needs, &step, error, &mut refused)?,
+            }
+        }
+        self.nobody_released(id)?;
+        self.update_claim(id, |claim| claim.state = ClaimState::Ready)
+    }
+
+    fn nobody_released(&self, id: &Uuid) -> Result<()> {
+        match self.claim(id) {
+            Some(claim) if !claim.state.is_ending() => Ok(()),
+            _ => Err(cancelled()),
+        }
+    }
+
+    /// A device that was there before may be in use by somebody whom mdevd knows nothing of.
+    async fn nobody_holds_what_was_there(&self, id: &Uuid) -> Result<()> {
+        let Some(claim) = self.claim(id) else { return Err(cancelled()) };
+        let kept: Vec<_> = claim.grants.iter().filter(|grant| grant.undo == Undo::Keep).map(Grant::uuid).collect();
+        if kept.is_empty() {
+            return Ok(());
+        }
+        for (uuid, holders) in self.holders(&kept).await {
+            if !holders.none() {
+                return Err(Error::new(ErrorName::InUse, format!("the mediated device {uuid} is in use by {holders}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// After a `create` that was refused: another parent, on disk before the next write; or the error, when that would not help.
+    fn choose_again(
+        &self,
+        id: &Uuid,
+        needs: &[Need],
+        step: &Step,
+        error: StepError,
+        refused: &mut BTreeMap<String, Vec<(ParentName, String)>>,
+    ) -> Result<()> {
+        let Step::Create { parent, uuid, .. } = step else { return Err(error.into()) };
+        let why = match &error {
+            StepError::Refused(effect) if TRY_ELSEWHERE.iter().any(|errno| effect.is(*errno)) => effect.to_string(),
+            StepError::Stuck(why) => why.clone(),
+            _ => return Err(error.into()),
+        };
+        let Some(claim) = self.claim(id) else { return Err(cancelled()) };
+        let Some(position) = claim.grants.iter().position(|grant| grant.uuid() == *uuid) else {
+            return Err(error.into());
+        };
+        let Some(need) = needs.iter().find(|need| need.uuid == *uuid) else { return Err(error.into()) };
+        tracing::info!("{parent} refused {uuid}: {why}; choosing again");
+        let list = refused.entry(need.name.clone()).or_default();
+        list.push((parent.clone(), why));
+        let mut draft = (*claim).clone();
+        let old = draft.grants.remove(position);
+        // The refused device must not count as reserved while the next parent is looked for, nor be undone when there is none.
+        let mut grant = self.choose_grant(need, &draft, list)?;
+        if grant.undo == Undo::Remove {
+            grant.attributes = old.attributes;
+        }
+        draft.grants.insert(position, grant);
+        let plan = Plan::prepare(&draft.grants);
+        self.update_claim(id, |claim| {
+            claim.grants = draft.grants;
+            claim.plan = Plan { steps: plan.steps, done: claim.plan.done };
+        })
+    }
+}
+
+/// The device of this step was not made by this claim.
+fn keep(claim: &mut Claim, step: &Step) {
+    for grant in claim.grants.iter_mut().filter(|grant| grant.uuid() == step.uuid()) {
+        grant.undo = Undo::Keep;
+    }
+}
+
+fn cancelled() -> Error {
+    Error::new(ErrorName::Conflict, "its release came while it was being prepared")
+}

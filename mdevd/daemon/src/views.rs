@@ -1,0 +1,337 @@
+//! What each D-Bus object shows: an immutable view, replaced only by the publisher, so that getters never wait and never fail.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use mdevd_core::claim::{Claim, Grant, Owner, Undo};
+use mdevd_core::hostdev::MdevHostdevXml;
+use mdevd_core::inventory::{Mdev, Parent};
+use mdevd_core::names::MdevUuid;
+use mdevd_core::request::AsPair;
+use mdevd_dbus::{Dict, path};
+use uuid::Uuid;
+use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
+
+/// The place where an object finds its view.
+#[derive(Debug)]
+pub struct Slot<T>(RwLock<Arc<T>>);
+
+impl<T> Slot<T> {
+    /// A place with its first view.
+    pub fn new(view: T) -> Arc<Self> {
+        Arc::new(Self(RwLock::new(Arc::new(view))))
+    }
+
+    /// The view of now.
+    pub fn get(&self) -> Arc<T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the view.
+    pub fn set(&self, view: T) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+}
+
+/// A view that can say which of its properties changed.
+pub trait View: PartialEq {
+    /// The D-Bus interface.
+    const INTERFACE: &'static str;
+    /// The properties that may change, with their values.
+    fn changeable(&self) -> Vec<(&'static str, OwnedVariant)>;
+    /// Whether `next` is the same object later on, so that what is `const` still holds.
+    fn is_same_object(&self, next: &Self) -> bool;
+}
+
+/// `a{sv}` from pairs.
+pub fn dict<const N: usize>(pairs: [(&str, Variant<'_>); N]) -> Dict {
+    // A value without a file descriptor can always be owned.
+    pairs
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_string(), OwnedVariant::try_from(value).ok()?)))
+        .collect::<HashMap<_, _>>()
+}
+
+fn owned<'a>(value: impl Into<Variant<'a>>) -> OwnedVariant {
+    // A value without a file descriptor can always be owned.
+    OwnedVariant::try_from(value.into()).unwrap_or_else(|_| OwnedVariant::from(false))
+}
+
+/// `/org/mdevd1`.
+#[derive(Debug, PartialEq, Eq, Default)]
+pub struct ManagerView {
+    /// Subject, since (seconds since 1970), message.
+    pub problems: Vec<(String, u64, String)>,
+}
+
+impl ManagerView {
+    /// `Problems`.
+    pub fn problems(&self) -> Vec<Dict> {
+        let problem = |(subject, since, message): &(String, u64, String)| {
+            dict([
+                ("subject", subject.as_str().into()),
+                ("since", (*since).into()),
+                ("message", message.as_str().into()),
+            ])
+        };
+        self.problems.iter().map(problem).collect()
+    }
+}
+
+impl View for ManagerView {
+    const INTERFACE: &'static str = mdevd_dbus::interface::MANAGER;
+    fn changeable(&self) -> Vec<(&'static str, OwnedVariant)> {
+        vec![("Problems", owned(self.problems()))]
+    }
+    fn is_same_object(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// `/org/mdevd1/parent/…`.
+#[derive(Debug, PartialEq)]
+pub struct ParentView {
+    /// The parent.
+    pub parent: Arc<Parent>,
+    /// The mediated devices on it.
+    pub mdevs: Vec<MdevUuid>,
+}
+
+impl ParentView {
+    /// `NumaNode`.
+    pub fn numa_node(&self) -> i32 {
+        self.parent.numa_node.map_or(-1, |node| i32::try_from(node.0).unwrap_or(-1))
+    }
+
+    /// `Driver`.
+    pub fn driver(&self) -> String {
+        self.parent.driver.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// `Types`.
+    pub fn types(&self) -> Vec<Dict> {
+        let one = |t: &mdevd_core::inventory::MdevType| {
+            dict([
+                ("id", t.id.as_str().into()),
+                ("name", t.name.as_str().into()),
+                ("description", t.description.as_str().into()),
+                ("device_api", t.device_api.as_str().into()),
+                ("available", t.available.into()),
+            ])
+        };
+        self.parent.types.values().map(one).collect()
+    }
+
+    /// `Mdevs`.
+    pub fn mdevs(&self) -> Vec<OwnedObjectPath> {
+        self.mdevs.iter().map(|uuid| path::mdev(uuid.0)).collect()
+    }
+
+    /// `State`.
+    pub fn state(&self) -> &'static str {
+        self.parent.state.as_str()
+    }
+}
+
+impl View for ParentView {
+    const INTERFACE: &'static str = mdevd_dbus::interface::PARENT;
+    fn changeable(&self) -> Vec<(&'static str, OwnedVariant)> {
+        vec![
+            ("NumaNode", owned(self.numa_node())),
+            ("Driver", owned(self.driver())),
+            ("Types", owned(self.types())),
+            ("Mdevs", owned(self.mdevs())),
+            ("State", owned(self.state())),
+        ]
+    }
+    fn is_same_object(&self, next: &Self) -> bool {
+        self.parent.name == next.parent.name
+    }
+}
+
+/// `/org/mdevd1/mdev/…`.
+#[derive(Debug, PartialEq)]
+pub struct MdevView {
+    /// The device.
+    pub mdev: Arc<Mdev>,
+    /// Its claim, and the uid that owns that.
+    pub claim: Option<(Uuid, u32)>,
+}
+
+impl MdevView {
+    /// `Parent`.
+    pub fn parent(&self) -> OwnedObjectPath {
+        path::parent(self.mdev.parent.as_str())
+    }
+
+    /// `Type`.
+    pub fn mdev_type(&self) -> String {
+        self.mdev.mdev_type.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// `IommuGroup`.
+    pub fn iommu_group(&self) -> i32 {
+        self.mdev.iommu_group.map_or(-1, |group| i32::try_from(group.0).unwrap_or(-1))
+    }
+
+    /// `NumaNode`.
+    pub fn numa_node(&self) -> i32 {
+        self.mdev.numa_node.map_or(-1, |node| i32::try_from(node.0).unwrap_or(-1))
+    }
+
+    /// `Driver`.
+    pub fn driver(&self) -> String {
+        self.mdev.driver.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// `Claim`.
+    pub fn claim(&self) -> OwnedObjectPath {
+        self.claim.map_or_else(path::none, |(id, _)| path::claim(id))
+    }
+
+    /// `State`.
+    pub fn state(&self) -> &'static str {
+        self.mdev.state.as_str()
+    }
+
+    /// `Origin`.
+    pub fn origin(&self) -> &'static str {
+        if self.claim.is_some() { "claim" } else { "foreign" }
+    }
+}
+
+impl View for MdevView {
+    const INTERFACE: &'static str = mdevd_dbus::interface::MDEV;
+    fn changeable(&self) -> Vec<(&'static str, OwnedVariant)> {
+        vec![
+            ("Type", owned(self.mdev_type())),
+            ("DeviceApi", owned(self.mdev.device_api.as_str())),
+            ("IommuGroup", owned(self.iommu_group())),
+            ("NumaNode", owned(self.numa_node())),
+            ("Driver", owned(self.driver())),
+            ("Claim", owned(self.claim().into_inner())),
+            ("State", owned(self.state())),
+            ("Origin", owned(self.origin())),
+        ]
+    }
+    fn is_same_object(&self, next: &Self) -> bool {
+        self.mdev.uuid == next.mdev.uuid && self.mdev.parent == next.mdev.parent
+    }
+}
+
+/// `/org/mdevd1/claim/…`.
+#[derive(Debug, PartialEq)]
+pub struct ClaimView {
+    /// The claim.
+    pub claim: Arc<Claim>,
+}
+
+impl ClaimView {
+    /// `OwnerUuid`.
+    pub fn owner_uuid(&self) -> String {
+        match &self.claim.owner {
+            Owner::Domain { uuid, .. } => uuid.to_string(),
+            Owner::Manual { .. } => String::new(),
+        }
+    }
+
+    /// `OwnerName`.
+    pub fn owner_name(&self) -> String {
+        match &self.claim.owner {
+            Owner::Domain { name, .. } => name.clone(),
+            Owner::Manual { label } => label.clone(),
+        }
+    }
+
+    /// `Grants`.
+    pub fn grants(&self) -> Vec<Dict> {
+        self.claim.grants.iter().map(|grant| grant_dict(&self.claim, grant)).collect()
+    }
+}
+
+/// A grant as `PrepareDomain` answers it and `Grants` lists it.
+pub fn grant_dict(claim: &Claim, grant: &Grant) -> Dict {
+    let uuid = grant.uuid();
+    dict([
+        ("request", grant.request.as_str().into()),
+        ("device", grant.device.to_string().into()),
+        ("object", ObjectPath::from(path::mdev(uuid.0)).into()),
+        ("claim", ObjectPath::from(path::claim(claim.id)).into()),
+        ("uuid", uuid.to_string().into()),
+        ("undo", grant.undo.as_str().into()),
+        ("xml", grant_xml(grant).into()),
+    ])
+}
+
+/// The `<hostdev>` element of a grant; empty where its options do not fit its device.
+pub fn grant_xml(grant: &Grant) -> String {
+    MdevHostdevXml::from_options(grant.uuid(), &grant.device_api, grant.xml.0.iter().map(AsPair::as_pair))
+        .map(|xml| xml.to_xml())
+        .unwrap_or_default()
+}
+
+impl View for ClaimView {
+    const INTERFACE: &'static str = mdevd_dbus::interface::CLAIM;
+    fn changeable(&self) -> Vec<(&'static str, OwnedVariant)> {
+        vec![
+            ("OwnerName", owned(self.owner_name())),
+            ("State", owned(self.claim.state.as_str())),
+            ("Step", owned(self.claim.step())),
+            ("Grants", owned(self.grants())),
+            ("Run", owned(self.claim.run.to_string())),
+        ]
+    }
+    fn is_same_object(&self, next: &Self) -> bool {
+        let (a, b) = (&self.claim, &next.claim);
+        a.id == b.id && a.created == b.created && a.owner_uid == b.owner_uid && a.owner.kind() == b.owner.kind()
+    }
+}
+
+/// Everything that is shown, as the engine's state makes it.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The root object.
+    pub manager: ManagerView,
+    /// By name.
+    pub parents: BTreeMap<String, ParentView>,
+    /// By UUID.
+    pub mdevs: BTreeMap<Uuid, MdevView>,
+    /// By id.
+    pub claims: BTreeMap<Uuid, ClaimView>,
+}
+
+impl Snapshot {
+    /// What there is to show now.
+    pub fn of(
+        inventory: &mdevd_core::inventory::Inventory,
+        claims: &BTreeMap<Uuid, Arc<Claim>>,
+        problems: Vec<(String, u64, String)>,
+    ) -> Self {
+        let mut claim_of: BTreeMap<MdevUuid, (Uuid, u32)> = BTreeMap::new();
+        for claim in claims.values() {
+            for grant in &claim.grants {
+                // A domain that borrows a manual claim's device does not become its owner.
+                if grant.undo == Undo::Remove || !claim_of.contains_key(&grant.uuid()) {
+                    claim_of.insert(grant.uuid(), (claim.id, claim.owner_uid));
+                }
+            }
+        }
+        let mut mdevs_on: BTreeMap<&str, Vec<MdevUuid>> = BTreeMap::new();
+        for mdev in inventory.mdevs() {
+            mdevs_on.entry(mdev.parent.as_str()).or_default().push(mdev.uuid);
+        }
+        let parents = inventory.parents().map(|parent| {
+            let mdevs = mdevs_on.get(parent.name.as_str()).cloned().unwrap_or_default();
+            (parent.name.to_string(), ParentView { parent: parent.clone(), mdevs })
+        });
+        let mdevs = inventory
+            .mdevs()
+            .map(|mdev| (mdev.uuid.0, MdevView { mdev: mdev.clone(), claim: claim_of.get(&mdev.uuid).copied() }));
+        Self {
+            manager: ManagerView { problems },
+            parents: parents.collect(),
+            mdevs: mdevs.collect(),
+            claims: claims.values().map(|claim| (claim.id, ClaimView { claim: claim.clone() })).collect(),
+        }
+    }
+}
