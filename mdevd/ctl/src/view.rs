@@ -1,0 +1,342 @@
+//! mdevd's objects as values: what arrives as `a{sv}` is read once, here.
+//!
+//! What names an object has to be there; anything else that is missing, or of another type, is taken as absent, so that
+//! an mdevd of another version can still be listed.
+
+use mdevd_dbus::path::Object;
+use mdevd_dbus::wire::{number, text};
+use mdevd_dbus::{Dict, interface};
+use uuid::Uuid;
+use zbus::fdo::ManagedObjects;
+use zbus::{OwnedVariant, Variant};
+
+/// Everything that mdevd lists, each in a fixed order.
+#[derive(Debug, Default)]
+pub struct Host {
+    /// By name.
+    pub parents: Vec<Parent>,
+    /// By parent, then UUID.
+    pub mdevs: Vec<Mdev>,
+    /// By creation, then id.
+    pub claims: Vec<Claim>,
+}
+
+/// A device that offers mdev types.
+#[derive(Debug, Default)]
+pub struct Parent {
+    /// Its name in sysfs.
+    pub name: String,
+    /// Its NUMA node.
+    pub numa_node: Option<i32>,
+    /// Its driver, or empty.
+    pub driver: String,
+    /// `ok` or `stuck`; `gone` for one that only its mdevs speak of.
+    pub state: String,
+    /// What it offers.
+    pub types: Vec<MdevType>,
+}
+
+/// A type that a parent offers.
+#[derive(Debug)]
+pub struct MdevType {
+    /// `nvidia-63`.
+    pub id: String,
+    /// What the driver calls it, or empty.
+    pub name: String,
+    /// What the driver says about it, or empty.
+    pub description: String,
+    /// `vfio-pci`, …
+    pub device_api: String,
+    /// How many more the kernel says it would create.
+    pub available: Option<u64>,
+}
+
+/// A mediated device.
+#[derive(Debug, Default)]
+pub struct Mdev {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// The name of its parent.
+    pub parent: String,
+    /// Its type, or empty.
+    pub mdev_type: String,
+    /// `vfio-pci`, …, or empty.
+    pub device_api: String,
+    /// Its IOMMU group.
+    pub iommu_group: Option<i32>,
+    /// The NUMA node of its parent.
+    pub numa_node: Option<i32>,
+    /// The driver of the mdev itself, or empty.
+    pub driver: String,
+    /// The id of the claim that holds it.
+    pub claim: Option<Uuid>,
+    /// `ok` or `stuck`.
+    pub state: String,
+    /// `claim` or `foreign`.
+    pub origin: String,
+}
+
+/// Devices promised to one owner.
+#[derive(Debug)]
+pub struct Claim {
+    /// Its id.
+    pub id: Uuid,
+    /// `domain` or `manual`.
+    pub owner_kind: String,
+    /// The domain's UUID, or empty.
+    pub owner_uuid: String,
+    /// The domain's name, or the label.
+    pub owner_name: String,
+    /// The uid that asked.
+    pub owner_uid: Option<u64>,
+    /// `planned`, `preparing`, `ready`, `releasing` or `failed`.
+    pub state: String,
+    /// What is being done for it, or empty.
+    pub step: String,
+    /// What it holds.
+    pub grants: Vec<Grant>,
+    /// Seconds since 1970.
+    pub created: Option<u64>,
+    /// Which start of the domain it is for, or empty.
+    pub run: String,
+}
+
+/// One device inside a claim.
+#[derive(Debug)]
+pub struct Grant {
+    /// The request's name.
+    pub request: String,
+    /// What a person would call the device.
+    pub device: String,
+    /// Whether the device exists.
+    pub exists: bool,
+    /// Of an mdev.
+    pub uuid: Option<Uuid>,
+    /// What a release does with it: `remove` or `keep`.
+    pub undo: String,
+    /// Its hostdev element.
+    pub xml: String,
+}
+
+/// What `Explain` says of one device or parent.
+#[derive(Debug)]
+pub struct Candidate {
+    /// The request's name.
+    pub request: String,
+    /// The device, empty when it would be created.
+    pub device: String,
+    /// On which parent.
+    pub parent: String,
+    /// `chosen`, `possible`, `last-resort` or `refused`.
+    pub verdict: String,
+    /// Why it is not simply possible: a fixed word, or empty.
+    pub reason: String,
+    /// The same for people.
+    pub message: String,
+}
+
+/// What `Reconcile` did, or would do.
+#[derive(Debug)]
+pub struct Action {
+    /// The id of the claim.
+    pub claim: Option<Uuid>,
+    /// The device; empty for the claim as a whole.
+    pub device: String,
+    /// What.
+    pub action: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What is wrong at present.
+#[derive(Debug)]
+pub struct Problem {
+    /// With what.
+    pub subject: String,
+    /// Seconds since 1970.
+    pub since: Option<u64>,
+    /// What, and what to do.
+    pub message: String,
+}
+
+impl Host {
+    /// Reads the answer of the ObjectManager. Objects without an interface of ours are only nodes of the tree.
+    pub fn read(objects: &ManagedObjects) -> Self {
+        let mut host = Self::default();
+        for (path, interfaces) in objects {
+            let find =
+                |name: &str| interfaces.iter().find(|(interface, _)| interface.as_str() == name).map(|(_, dict)| dict);
+            match Object::from_path(path.as_str()) {
+                Some(Object::Parent(name)) => {
+                    host.parents.extend(find(interface::PARENT).map(|dict| Parent::read(name, dict)))
+                }
+                Some(Object::Mdev(uuid)) => host.mdevs.extend(find(interface::MDEV).map(|dict| Mdev::read(uuid, dict))),
+                Some(Object::Claim(id)) => host.claims.extend(find(interface::CLAIM).map(|dict| Claim::read(id, dict))),
+                None => {}
+            }
+        }
+        // A device that is half removed may outlive its parent; it has to be seen somewhere.
+        for mdev in &host.mdevs {
+            if host.parents.iter().all(|parent| parent.name != mdev.parent) {
+                host.parents.push(Parent { name: mdev.parent.clone(), state: "gone".to_owned(), ..Parent::default() });
+            }
+        }
+        host.parents.sort_by(|a, b| a.name.cmp(&b.name));
+        host.mdevs.sort_by(|a, b| (&a.parent, &a.uuid).cmp(&(&b.parent, &b.uuid)));
+        host.claims.sort_by(|a, b| (a.created, a.id).cmp(&(b.created, b.id)));
+        host
+    }
+
+    /// The mdevs on a parent.
+    pub fn mdevs_on(&self, parent: &str) -> impl Iterator<Item = &Mdev> {
+        self.mdevs.iter().filter(move |mdev| mdev.parent == parent)
+    }
+
+    /// The claim with this id.
+    pub fn claim(&self, id: Uuid) -> Option<&Claim> {
+        self.claims.iter().find(|claim| claim.id == id)
+    }
+
+    /// The mdev with this UUID.
+    pub fn mdev(&self, uuid: Uuid) -> Option<&Mdev> {
+        self.mdevs.iter().find(|mdev| mdev.uuid == uuid)
+    }
+
+    /// The claim that holds an mdev.
+    pub fn claim_of(&self, mdev: &Mdev) -> Option<&Claim> {
+        self.claim(mdev.claim?)
+    }
+}
+
+impl Parent {
+    fn read(name: String, dict: &Dict) -> Self {
+        let mut types: Vec<MdevType> = dicts(dict, "Types").iter().map(MdevType::read).collect();
+        types.sort_by(|a, b| a.id.cmp(&b.id));
+        Self {
+            name,
+            numa_node: natural(dict, "NumaNode"),
+            driver: owned(dict, "Driver"),
+            state: owned(dict, "State"),
+            types,
+        }
+    }
+}
+
+impl MdevType {
+    fn read(dict: &Dict) -> Self {
+        Self {
+            id: owned(dict, "id"),
+            name: owned(dict, "name"),
+            description: owned(dict, "description"),
+            device_api: owned(dict, "device_api"),
+            available: number(dict, "available"),
+        }
+    }
+}
+
+impl Mdev {
+    fn read(uuid: Uuid, dict: &Dict) -> Self {
+        let parent = match Object::from_path(text(dict, "Parent")) {
+            Some(Object::Parent(name)) => name,
+            _ => String::new(),
+        };
+        Self {
+            uuid,
+            parent,
+            mdev_type: owned(dict, "Type"),
+            device_api: owned(dict, "DeviceApi"),
+            iommu_group: natural(dict, "IommuGroup"),
+            numa_node: natural(dict, "NumaNode"),
+            driver: owned(dict, "Driver"),
+            claim: claim_id(dict, "Claim"),
+            state: owned(dict, "State"),
+            origin: owned(dict, "Origin"),
+        }
+    }
+}
+
+impl Claim {
+    fn read(id: Uuid, dict: &Dict) -> Self {
+        Self {
+            id,
+            owner_kind: owned(dict, "OwnerKind"),
+            owner_uuid: owned(dict, "OwnerUuid"),
+            owner_name: owned(dict, "OwnerName"),
+            owner_uid: number(dict, "OwnerUid"),
+            state: owned(dict, "State"),
+            step: owned(dict, "Step"),
+            grants: dicts(dict, "Grants").iter().map(Grant::read).collect(),
+            created: number(dict, "Created"),
+            run: owned(dict, "Run"),
+        }
+    }
+}
+
+impl Grant {
+    fn read(dict: &Dict) -> Self {
+        Self {
+            request: owned(dict, "request"),
+            device: owned(dict, "device"),
+            exists: Object::from_path(text(dict, "object")).is_some(),
+            uuid: Uuid::try_parse(text(dict, "uuid")).ok(),
+            undo: owned(dict, "undo"),
+            xml: owned(dict, "xml"),
+        }
+    }
+}
+
+impl Candidate {
+    /// Reads one of the dictionaries of `Explain`.
+    pub fn read(dict: &Dict) -> Self {
+        Self {
+            request: owned(dict, "request"),
+            device: owned(dict, "device"),
+            parent: owned(dict, "parent"),
+            verdict: owned(dict, "verdict"),
+            reason: owned(dict, "reason"),
+            message: owned(dict, "message"),
+        }
+    }
+}
+
+impl Action {
+    /// Reads one of the dictionaries of `Reconcile`.
+    pub fn read(dict: &Dict) -> Self {
+        Self {
+            claim: claim_id(dict, "claim"),
+            device: owned(dict, "device"),
+            action: owned(dict, "action"),
+            reason: owned(dict, "reason"),
+        }
+    }
+}
+
+impl Problem {
+    /// Reads one of the dictionaries of `Problems`.
+    pub fn read(dict: &Dict) -> Self {
+        Self { subject: owned(dict, "subject"), since: number(dict, "since"), message: owned(dict, "message") }
+    }
+}
+
+fn owned(dict: &Dict, key: &str) -> String {
+    text(dict, key).to_owned()
+}
+
+/// A number for which -1 stands for none.
+fn natural(dict: &Dict, key: &str) -> Option<i32> {
+    match dict.get(key).map(|value| &**value) {
+        Some(Variant::I32(n)) if *n >= 0 => Some(*n),
+        _ => None,
+    }
+}
+
+fn claim_id(dict: &Dict, key: &str) -> Option<Uuid> {
+    match Object::from_path(text(dict, key)) {
+        Some(Object::Claim(id)) => Some(id),
+        _ => None,
+    }
+}
+
+fn dicts(dict: &Dict, key: &str) -> Vec<Dict> {
+    dict.get(key).and_then(|value: &OwnedVariant| Vec::<Dict>::try_from(value.clone()).ok()).unwrap_or_default()
+}
