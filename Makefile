@@ -1,0 +1,79 @@
+# Thin on purpose: every target calls cargo or a script.
+#
+#   make demo      shows the main job on a simulated host; nothing has to be there but apt or dnf
+#   make check     everything that is tested, the real-kernel lab included
+#   make bench     how long prepare and release take, beside a raw write and beside mdevctl
+#   make build     release build; then, as root: make install [DESTDIR=…] [prefix=/usr] [sysconfdir=/etc]
+
+prefix     ?= /usr
+sysconfdir ?= /etc
+bindir     ?= $(prefix)/bin
+libexecdir ?= $(prefix)/libexec
+datadir    ?= $(prefix)/share
+unitdir    ?= $(prefix)/lib/systemd/system
+hookdir     = $(sysconfdir)/libvirt/hooks/qemu.d
+
+PROFILE ?= release
+CARGO_TARGET_DIR ?= target
+programs = $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+
+CARGO ?= cargo
+INSTALL ?= install
+INSTALL_PROGRAM ?= $(INSTALL) -m755
+INSTALL_DATA ?= $(INSTALL) -m644
+
+# where rustup puts cargo
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: all build install uninstall deps check demo bench fmt
+all: build
+
+build:
+	$(CARGO) build --workspace --bins --locked --profile $(PROFILE)
+
+# Each line: what installs it, from, to. The hook entry comes last, and only where what it runs is where it looks for it.
+install:
+	@test -x $(programs)/mdevd || { echo "make install: nothing is built; run \`make build\` first, as yourself" >&2; exit 1; }
+	$(INSTALL_PROGRAM) -D $(programs)/mdevd $(DESTDIR)$(libexecdir)/mdevd/mdevd
+	$(INSTALL_PROGRAM) -D $(programs)/hostdevctl $(DESTDIR)$(bindir)/hostdevctl
+	$(INSTALL_PROGRAM) -D $(programs)/mdevd-hook $(DESTDIR)$(bindir)/mdevd-hook
+	$(INSTALL) -d $(DESTDIR)$(unitdir) $(DESTDIR)$(datadir)/dbus-1/system-services
+	sed 's|@libexecdir@|$(libexecdir)|g' packaging/systemd/mdevd.service >$(DESTDIR)$(unitdir)/mdevd.service
+	sed 's|@libexecdir@|$(libexecdir)|g' packaging/dbus-1/system-services/org.mdevd1.service \
+	    >$(DESTDIR)$(datadir)/dbus-1/system-services/org.mdevd1.service
+	chmod 644 $(DESTDIR)$(unitdir)/mdevd.service $(DESTDIR)$(datadir)/dbus-1/system-services/org.mdevd1.service
+	$(INSTALL_DATA) -D packaging/dbus-1/system.d/org.mdevd1.conf $(DESTDIR)$(datadir)/dbus-1/system.d/org.mdevd1.conf
+	$(INSTALL_DATA) -D -t $(DESTDIR)$(datadir)/dbus-1/interfaces dbus-interfaces/org.mdevd1.*.xml
+	$(INSTALL_DATA) -D packaging/polkit-1/actions/org.mdevd1.policy $(DESTDIR)$(datadir)/polkit-1/actions/org.mdevd1.policy
+ifeq ($(bindir),/usr/bin)
+	$(INSTALL) -m755 -D libvirt-hooks/qemu.d/mdevd $(DESTDIR)$(hookdir)/mdevd
+else
+	@echo '*** NO libvirt hook was installed. Its entry runs /usr/bin/mdevd-hook (AppArmor lets libvirtd run programs from there only,'
+	@echo '*** and an entry that cannot run stops every VM), but these programs went to $(bindir).'
+	@echo '*** VMs get no devices from mdevd until you run: make install prefix=/usr'
+endif
+
+# The hook entry goes first. Configuration and state stay.
+uninstall:
+	rm -f $(DESTDIR)$(hookdir)/mdevd
+	rm -f $(DESTDIR)$(libexecdir)/mdevd/mdevd $(DESTDIR)$(bindir)/hostdevctl $(DESTDIR)$(bindir)/mdevd-hook
+	rm -f $(DESTDIR)$(unitdir)/mdevd.service $(DESTDIR)$(datadir)/dbus-1/system-services/org.mdevd1.service
+	rm -f $(DESTDIR)$(datadir)/dbus-1/system.d/org.mdevd1.conf $(DESTDIR)$(datadir)/dbus-1/interfaces/org.mdevd1.*.xml
+	rm -f $(DESTDIR)$(datadir)/polkit-1/actions/org.mdevd1.policy
+	-rmdir $(DESTDIR)$(libexecdir)/mdevd
+
+# What building and testing need; says what it installs before it does.
+deps:
+	tests/deps
+
+check: deps
+	tests/check $(PARTS)
+
+demo: deps
+	tests/demo.sh
+
+bench: deps
+	tests/bench/run
+
+fmt:
+	$(CARGO) fmt --all

@@ -1,0 +1,3 @@
+//! fakesys and the end-to-end tests of mdevd.
+
+pub mod fakesys;
