@@ -45,6 +45,7 @@ install:
 	$(INSTALL_DATA) -D packaging/dbus-1/system.d/org.mdevd1.conf $(DESTDIR)$(datadir)/dbus-1/system.d/org.mdevd1.conf
 	$(INSTALL_DATA) -D -t $(DESTDIR)$(datadir)/dbus-1/interfaces dbus-interfaces/org.mdevd1.*.xml
 	$(INSTALL_DATA) -D packaging/polkit-1/actions/org.mdevd1.policy $(DESTDIR)$(datadir)/polkit-1/actions/org.mdevd1.policy
+	test -e $(DESTDIR)$(sysconfdir)/mdevd/mdevd.toml || $(INSTALL_DATA) -D packaging/mdevd.toml $(DESTDIR)$(sysconfdir)/mdevd/mdevd.toml
 ifeq ($(bindir),/usr/bin)
 	$(INSTALL) -m755 -D libvirt-hooks/qemu.d/mdevd $(DESTDIR)$(hookdir)/mdevd
 else
