@@ -165,23 +165,21 @@ pub fn choose(context: &Context<'_>, need: &Need) -> Choice {
         }
     };
     let mut ranked: Vec<(Rank, Candidate)> = Vec::new();
-    let reserved_on = reserved(context, mdev_type);
+    let usage = usage(context, mdev_type);
     for parent in context.inventory.parents() {
-        let room = parent.types.get(mdev_type).map_or(0, |t| t.available);
-        let reserved = reserved_on.get(&parent.name).copied().unwrap_or(0);
-        let verdict = judge(context, need, parent, mdev_type, only, room, reserved);
-        let class = match verdict {
-            Verdict::Possible => 0,
-            Verdict::LastResort(_) => 1,
-            Verdict::Refused(_) => 2,
+        let unused = Usage::default();
+        let usage = usage.get(&parent.name).unwrap_or(&unused);
+        let offered = parent.types.get(mdev_type);
+        let left = offered.map_or(0, |t| t.available).saturating_sub(usage.reserved);
+        let verdict = judge(context, need, parent, mdev_type, only, usage);
+        let rank = match (&verdict, context.placement) {
+            (Verdict::Possible, Placement::Pack) => (0, left, Reverse(0)),
+            (Verdict::Possible, Placement::Spread) => (0, 0, Reverse(left)),
+            (Verdict::LastResort(_), _) => (1, 0, Reverse(0)),
+            (Verdict::Refused(_), _) => (2, 0, Reverse(0)),
         };
-        let left = room.saturating_sub(reserved);
-        let (fullest, emptiest) = match context.placement {
-            Placement::Pack => (left, Reverse(0)),
-            Placement::Spread => (0, Reverse(left)),
-        };
-        let device_api = parent.types.get(mdev_type).map(|t| t.device_api.clone()).unwrap_or_default();
-        ranked.push(((class, fullest, emptiest), Candidate { parent: parent.name.clone(), device_api, verdict }));
+        let device_api = offered.map(|t| t.device_api.clone()).unwrap_or_default();
+        ranked.push((rank, Candidate { parent: parent.name.clone(), device_api, verdict }));
     }
     // The sort is stable and parents come by name: equal hosts give equal answers.
     ranked.sort_by_key(|(rank, _)| *rank);
@@ -196,20 +194,38 @@ pub fn choose(context: &Context<'_>, need: &Need) -> Choice {
 
 type Rank = (u8, u32, Reverse<u32>);
 
-/// How many instances are promised on each parent but not made yet: the kernel's count knows nothing of them.
-fn reserved<'a>(context: &Context<'a>, mdev_type: &MdevTypeId) -> BTreeMap<&'a ParentName, u32> {
-    let grants = context.claims.iter().filter(|claim| !claim.state.is_ending()).flat_map(|claim| &claim.grants);
-    let mut reserved = BTreeMap::new();
-    for grant in grants {
-        if grant.undo == Undo::Remove
-            && grant.mdev_type == *mdev_type
-            && context.inventory.mdev(&grant.uuid()).is_none()
-        {
-            let count: &mut u32 = reserved.entry(&grant.parent).or_default();
-            *count = count.saturating_add(1);
+/// What is known of the use of one parent.
+#[derive(Debug, Default)]
+struct Usage<'a> {
+    /// Instances that are promised but not made yet: the kernel's count knows nothing of them.
+    reserved: u32,
+    /// Who has devices on it.
+    owners: Vec<&'a Owner>,
+    /// How many of its mediated devices no claim knows.
+    foreign: usize,
+}
+
+/// The use of every parent that is used, in one pass: a full host has thousands of claims.
+fn usage<'a>(context: &Context<'a>, mdev_type: &MdevTypeId) -> BTreeMap<&'a ParentName, Usage<'a>> {
+    let mut parents: BTreeMap<&ParentName, Usage<'a>> = BTreeMap::new();
+    let mut claimed: BTreeSet<MdevUuid> = BTreeSet::new();
+    for claim in context.claims {
+        for grant in &claim.grants {
+            claimed.insert(grant.uuid());
+            let usage = parents.entry(&grant.parent).or_default();
+            if usage.owners.last().is_none_or(|last| !core::ptr::eq(*last, &claim.owner)) {
+                usage.owners.push(&claim.owner);
+            }
+            let promised = !claim.state.is_ending() && grant.undo == Undo::Remove && grant.mdev_type == *mdev_type;
+            if promised && context.inventory.mdev(&grant.uuid()).is_none() {
+                usage.reserved = usage.reserved.saturating_add(1);
+            }
         }
     }
-    reserved
+    for mdev in context.inventory.mdevs().filter(|mdev| !claimed.contains(&mdev.uuid)) {
+        parents.entry(&mdev.parent).or_default().foreign += 1;
+    }
+    parents
 }
 
 fn no_such_pool(pool: &str) -> Refusal {
@@ -222,8 +238,7 @@ fn judge(
     parent: &Parent,
     mdev_type: &MdevTypeId,
     only: Option<&ParentName>,
-    room: u32,
-    reserved: u32,
+    usage: &Usage<'_>,
 ) -> Verdict {
     let refused = |reason, message: String| Verdict::Refused(Refusal::new(reason, message));
     let name = &parent.name;
@@ -243,7 +258,7 @@ fn judge(
         return refused(Reason::Stuck, format!("{name} is stuck: {why}"));
     }
     if let Some((_, why)) = context.refused.iter().find(|(refused, _)| refused == name) {
-        return refused(Reason::KernelRefused, format!("{why}{}", in_use_by(context, name)));
+        return refused(Reason::KernelRefused, format!("{why}{}", in_use_by(usage, &format!("; {name} is "))));
     }
     if let Some(model) = need.model.as_ref().filter(|model| **model != offered.device_api) {
         let api = &offered.device_api;
@@ -260,33 +275,28 @@ fn judge(
         };
         return refused(Reason::WrongNumaNode, message);
     }
-    if room == 0 {
-        let message = format!("no instance of {mdev_type} is left on {name}{}", in_use_by(context, name));
+    if offered.available == 0 {
+        let message = format!("no instance of {mdev_type} is left on {name}{}", in_use_by(usage, ", "));
         return Verdict::LastResort(Refusal::new(Reason::NoInstance, message));
     }
-    if room <= reserved {
-        let message = format!("the last instance of {mdev_type} on {name} is promised{}", in_use_by(context, name));
+    if offered.available <= usage.reserved {
+        let message = format!("the last instance of {mdev_type} on {name} is promised{}", in_use_by(usage, ", "));
         return refused(Reason::NoInstance, message);
     }
     Verdict::Possible
 }
 
-/// `, in use by domain 'a', domain 'b' and 3 more`, from the claims and the mediated devices on a parent; empty when nobody is known.
-fn in_use_by(context: &Context<'_>, parent: &ParentName) -> String {
-    let mut owners: Vec<String> = Vec::new();
-    let granted = context.claims.iter().filter(|claim| claim.grants.iter().any(|grant| grant.parent == *parent));
-    for claim in granted {
-        owners.push(claim.owner.to_string());
+/// `in use by domain 'a', domain 'b' and 3 more` after `before`; empty when nobody is known.
+fn in_use_by(usage: &Usage<'_>, before: &str) -> String {
+    let mut users: Vec<String> = usage.owners.iter().take(4).map(ToString::to_string).collect();
+    if usage.foreign > 0 {
+        let plural = if usage.foreign == 1 { "" } else { "s" };
+        users.push(format!("{} mdev{plural} that mdevd did not make", usage.foreign));
     }
-    let claimed = |uuid: &MdevUuid| context.claims.iter().any(|claim| claim.grant(uuid).is_some());
-    let foreign = context.inventory.mdevs_on(parent).filter(|mdev| !claimed(&mdev.uuid)).count();
-    if foreign > 0 {
-        owners.push(format!("{foreign} mdev{} that mdevd did not make", if foreign == 1 { "" } else { "s" }));
-    }
-    match owners.len() {
+    match usage.owners.len() + usize::from(usage.foreign > 0) {
         0 => String::new(),
-        1..=4 => format!(", in use by {}", owners.join(", ")),
-        n => format!(", in use by {} and {} more", owners.get(..3).unwrap_or_default().join(", "), n - 3),
+        1..=4 => format!("{before}in use by {}", users.join(", ")),
+        n => format!("{before}in use by {} and {} more", users.get(..3).unwrap_or_default().join(", "), n - 3),
     }
 }
 

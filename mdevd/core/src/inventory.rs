@@ -138,13 +138,10 @@ impl Inventory {
         self.mdevs.retain(|_, mdev| mdev.parent != *name);
     }
 
-    /// Marks a parent and the mediated devices on it, as they were last seen, `stuck`.
+    /// Marks a parent `stuck`. The mediated devices on it stay as they were last seen: they work on, and can be removed.
     pub fn mark_parent_stuck(&mut self, name: &ParentName, why: &str) {
         if let Some(parent) = self.parents.get_mut(name) {
             Arc::make_mut(parent).state = DeviceState::Stuck(why.into());
-        }
-        for mdev in self.mdevs.values_mut().filter(|mdev| mdev.parent == *name) {
-            Arc::make_mut(mdev).state = DeviceState::Stuck(why.into());
         }
     }
 
