@@ -1,20 +1,28 @@
 //! What can be typed: the verbs, their options, and what is checked before anything is sent anywhere.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mdevd_core::hostdev::MdevModel;
 use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName, parse_uuid};
 use uuid::Uuid;
 
+// A paragraph is one line: clap breaks it to the terminal's width.
 const AFTER_HELP: &str = "\
-A REQUEST is what a VM asks for, written as in its XML: type=nvidia-63 or name=gpu0,type=nvidia-63,parent=0000:41:00.0.
-Its keys: name, type, parent, uuid, count, numa-node, display, ramfb, guest-address, boot-order. A word without '=' is
-the type; a request without a name is called dev0, dev1, and so on.
+A REQUEST is what a VM asks for, written as in its XML: type=nvidia-63, or name=gpu0,type=nvidia-63,parent=0000:41:00.0. \
+Its keys: name, type, parent, uuid, count, numa-node, display, ramfb, guest-address, boot-order. \
+A word without '=' is the type; a request without a name is called dev0, dev1, and so on.
 
-Exit status: 0 done; 1 refused, or there is no such thing; 2 wrong usage; 3 mdevd cannot be reached; 4 not authorized.
+Tables fit the terminal; what goes to a pipe or a file is complete, and without colour. \
+NO_COLOR and CLICOLOR are honoured. \
+With --json the output is for programs: its keys stay as they are, and lists are arrays.
 
-Tables fit the terminal; what goes to a pipe or a file is complete, and without colour. NO_COLOR and CLICOLOR are
-honoured. With --json the output is for programs: its keys stay as they are, and lists are arrays.
+The bus is that of DBUS_SYSTEM_BUS_ADDRESS if it is set, else the system bus.
 
-The bus is the one of DBUS_SYSTEM_BUS_ADDRESS if that is set, else the system bus.";
+Exit status:
+  0  done
+  1  refused, or there is no such thing
+  2  wrong usage
+  3  mdevd cannot be reached
+  4  not authorized";
 
 /// Shows, creates and frees the devices that mdevd gives to VMs.
 #[derive(Debug, Parser)]
@@ -156,8 +164,8 @@ pub struct Xml {
     #[arg(long = "request", value_name = "REQUEST", requires = "domain")]
     pub requests: Vec<String>,
     /// With --domain: what the devices look like to the VM, if it is not a PCI device
-    #[arg(long, value_enum, requires = "domain")]
-    pub model: Option<Model>,
+    #[arg(long, value_name = "vfio-pci|vfio-ccw|vfio-ap", requires = "domain")]
+    pub model: Option<MdevModel>,
     /// Show the device's picture on the VM's display
     #[arg(long, value_enum, conflicts_with = "domain")]
     pub display: Option<OnOff>,
@@ -206,9 +214,7 @@ pub struct Reconcile {
 /// A switch of a `<hostdev>`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum OnOff {
-    /// `on`.
     On,
-    /// `off`.
     Off,
 }
 
@@ -218,28 +224,6 @@ impl OnOff {
         match self {
             Self::On => "on",
             Self::Off => "off",
-        }
-    }
-}
-
-/// What an mdev looks like to a VM.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Model {
-    /// A PCI device.
-    VfioPci,
-    /// A channel device of IBM Z.
-    VfioCcw,
-    /// A crypto adapter of IBM Z.
-    VfioAp,
-}
-
-impl Model {
-    /// As in XML.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::VfioPci => "vfio-pci",
-            Self::VfioCcw => "vfio-ccw",
-            Self::VfioAp => "vfio-ap",
         }
     }
 }

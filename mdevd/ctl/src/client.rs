@@ -78,15 +78,18 @@ impl Client {
     }
 }
 
+/// A request's keys and values, as they were typed.
+pub type Pairs = Vec<(String, String)>;
+
 /// Reads requests as they are typed, and has them checked before they are sent.
-pub fn requests(words: &[String]) -> Result<(Vec<Request>, Vec<Vec<(String, String)>>), Error> {
-    let pairs: Vec<Vec<(String, String)>> =
+pub fn requests(words: &[String]) -> Result<(Vec<Request>, Vec<Pairs>), Error> {
+    let pairs: Vec<Pairs> =
         words.iter().enumerate().map(|(index, word)| Request::pairs_from_cli(word, &format!("dev{index}"))).collect();
     Ok((Request::parse_all(pairs.clone())?, pairs))
 }
 
 /// Requests as they are sent.
-pub fn wire(pairs: Vec<Vec<(String, String)>>) -> Vec<TextDict> {
+pub fn wire(pairs: Vec<Pairs>) -> Vec<TextDict> {
     pairs.into_iter().map(|pairs| pairs.into_iter().collect()).collect()
 }
 

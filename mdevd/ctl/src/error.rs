@@ -33,16 +33,12 @@ impl Error {
 
     /// That the bus itself could not be reached.
     pub fn no_bus(error: &zbus::Error) -> Self {
-        let why = match error {
-            zbus::Error::InputOutput(io) => io.to_string(),
-            other => other.to_string(),
-        };
-        let where_ = match std::env::var("DBUS_SYSTEM_BUS_ADDRESS") {
-            Ok(address) => format!("the bus at {address} (DBUS_SYSTEM_BUS_ADDRESS)"),
-            Err(_) => "the system bus".to_owned(),
+        let which = match std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS") {
+            Some(_) => "the bus of DBUS_SYSTEM_BUS_ADDRESS",
+            None => "the system bus",
         };
         Self::NoDaemon(format!(
-            "cannot reach {where_}: {why}\nmdevd is talked to over D-Bus: see that the system has dbus and that it runs"
+            "cannot reach {which}: {error}\nmdevd is talked to over D-Bus: see that dbus is installed and runs"
         ))
     }
 }

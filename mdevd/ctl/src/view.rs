@@ -183,7 +183,7 @@ impl Host {
         }
         host.parents.sort_by(|a, b| a.name.cmp(&b.name));
         host.mdevs.sort_by(|a, b| (&a.parent, &a.uuid).cmp(&(&b.parent, &b.uuid)));
-        host.claims.sort_by(|a, b| (a.created, a.id).cmp(&(b.created, b.id)));
+        host.claims.sort_by_key(|claim| (claim.created, claim.id));
         host
     }
 

@@ -63,7 +63,7 @@ const READING: [(&str, &[&str]); 15] = [
     ("claims", &["claims"]),
     ("xml-mdev", &["xml", GPU]),
     ("xml-claim", &["xml", "vm1"]),
-    ("explain", &["explain", "nvidia-63", "name=big,type=nvidia-64,count=2"]),
+    ("explain", &["explain", "nvidia-63", "name=big,type=nvidia-64,count=2", "mtty-2"]),
     ("status", &["status"]),
     ("reconcile", &["reconcile", "--dry-run"]),
 ];
@@ -352,9 +352,8 @@ fn without_a_daemon_it_exits_3_and_says_how_to_start_it() {
     let address = format!("unix:path={}/nothing", nobody.directory().display());
     let output = hostdevctl(&address, &["list"]).output().unwrap();
     assert_eq!(output.status.code(), Some(3));
-    let expected =
-        format!("hostdevctl: cannot reach the bus at {address} (DBUS_SYSTEM_BUS_ADDRESS): No such file or directory");
-    assert!(stderr(&output).starts_with(&expected), "{}", stderr(&output));
+    let expected = "hostdevctl: cannot reach the bus of DBUS_SYSTEM_BUS_ADDRESS: ";
+    assert!(stderr(&output).starts_with(expected) && stderr(&output).contains(&address), "{}", stderr(&output));
 }
 
 #[test]
@@ -396,7 +395,7 @@ fn a_terminal_gets_colour_and_lines_that_fit() {
         }
     }
     // The reason of a refusal is never cut, only wrapped.
-    let (text, _) = terminal::run(60, hostdevctl(&fake.bus.address, &["explain", "nvidia-64"]).env("NO_COLOR", "1"));
+    let (text, _) = terminal::run(70, hostdevctl(&fake.bus.address, &["explain", "nvidia-64"]).env("NO_COLOR", "1"));
     assert!(text.contains('\n') && !text.contains('…'), "{text}");
     let words: Vec<&str> = text.split_whitespace().collect();
     assert!(words.join(" ").contains(&format!("somebody else has made {FOREIGN}")), "{text}");

@@ -1,12 +1,14 @@
 //! `explain`: which device each request would get now, and why not another.
 
+use std::collections::BTreeSet;
+
 use mdevd_dbus::Options;
 
 use crate::cli::Explain;
 use crate::client::{Client, requests, wire};
 use crate::error::Error;
 use crate::json;
-use crate::table::{BAD, BOLD, Cell, DIM, Fit, GOOD, PLAIN, Table, terminal_width};
+use crate::table::{BAD, BOLD, Cell, DIM, Fit, GOOD, PLAIN, Table, safe, terminal_width};
 use crate::verbs::{NO_PARENTS, Said};
 use crate::view::Candidate;
 
@@ -15,8 +17,13 @@ pub async fn run(args: &Explain) -> Result<Said, Error> {
     let (requests, pairs) = requests(&args.requests)?;
     let client = Client::connect().await?;
     let answer = client.manager().await?.explain(&wire(pairs), &Options::new()).await?;
-    let names: Vec<String> = requests.iter().flat_map(|request| request.instance_names()).collect();
-    let candidates = ordered(answer.iter().map(Candidate::read).collect(), &names);
+    let candidates: Vec<Candidate> = answer.iter().map(Candidate::read).collect();
+    let mut names: Vec<String> = requests.iter().flat_map(|request| request.instance_names()).collect();
+    // Whatever mdevd speaks of is shown, under whatever name.
+    names.extend(
+        candidates.iter().filter(|c| !names.contains(&c.request)).map(|c| c.request.clone()).collect::<BTreeSet<_>>(),
+    );
+    let candidates = ordered(candidates, &names);
     if args.output.json {
         return Ok(json::document(&candidates.iter().map(json::candidate).collect()).into());
     }
@@ -46,30 +53,29 @@ fn text(names: &[String], candidates: &[Candidate], width: Option<usize>) -> Str
         let place = if candidate.parent.is_empty() { &candidate.device } else { &candidate.parent };
         table.row([Cell::styled(&candidate.verdict, style), place.as_str().into(), reason(candidate).into()]);
     }
-    let mut rows = candidates.iter().zip(table.rows(width)).peekable();
+    let rows = table.rows(width);
     let mut text = String::new();
     for name in names {
-        text += &format!("{BOLD}{name}{BOLD:#}\n");
-        let mut chosen = false;
-        while let Some((candidate, row)) = rows.next_if(|(candidate, _)| candidate.request == *name) {
-            chosen |= candidate.verdict == "chosen";
-            text += &row;
-        }
-        if !chosen {
+        text += &format!("{BOLD}{}{BOLD:#}\n", safe(name));
+        let of_name = || candidates.iter().zip(&rows).filter(|(candidate, _)| candidate.request == *name);
+        text.extend(of_name().map(|(_, row)| row.as_str()));
+        if !of_name().any(|(candidate, _)| candidate.verdict == "chosen") {
             text += &format!("  {BAD}nothing would be chosen: this request would be refused{BAD:#}\n");
         }
     }
-    text.extend(rows.map(|(_, row)| row)); // of names that we did not ask about
     text
 }
 
 /// Why, for people.
 fn reason(candidate: &Candidate) -> String {
     if !candidate.message.is_empty() {
-        return candidate.message.clone();
+        // The kernel's counts are hints: where nothing better is left, what says that it is full is tried.
+        let tried = if candidate.verdict == "chosen" { "would be tried, as nothing better is left: " } else { "" };
+        return format!("{tried}{}", candidate.message);
     }
     match (candidate.verdict.as_str(), candidate.device.as_str()) {
         ("chosen", "") => "would be created here".to_owned(),
+        ("possible", "") => "would do as well".to_owned(),
         (_, "") => candidate.reason.clone(),
         (_, device) => format!("{device}, which exists already"),
     }

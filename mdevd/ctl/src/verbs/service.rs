@@ -57,15 +57,18 @@ fn text(version: &str, host: &Host, problems: &[Problem], width: Option<usize>) 
         return text + &format!("{GOOD}no problems{GOOD:#}\n");
     }
     text += &format!("{BAD}{}{BAD:#}\n", counted(problems.len(), "problem"));
-    let mut table = Table::new(2, &[Fit::Keep, Fit::Keep, Fit::Wrap]);
+    let mut subjects = Table::new(2, &[Fit::Keep, Fit::Keep]);
+    let mut messages = Table::new(4, &[Fit::Wrap]);
     for problem in problems {
-        table.row([
-            problem.subject.as_str().into(),
-            problem.since.map_or_else(|| "-".to_owned(), time).into(),
-            problem.message.as_str().into(),
-        ]);
+        let since = problem.since.map_or_else(String::new, |since| format!("since {}", time(since)));
+        subjects.row([Cell::styled(or_dash(&problem.subject), BOLD), since.into()]);
+        messages.row([problem.message.as_str().into()]);
     }
-    text + &table.render(width)
+    for (subject, message) in subjects.rows(width).into_iter().zip(messages.rows(width)) {
+        text += &subject;
+        text += &message;
+    }
+    text
 }
 
 /// Runs `reconcile`.

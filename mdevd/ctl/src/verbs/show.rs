@@ -123,7 +123,7 @@ fn parent_text(parent: &Parent, host: &Host, holders: &AllHolders, width: Option
     facts.add("state", state(&parent.state));
     for mdev in host.mdevs_on(&parent.name) {
         facts.add("mdev", format!("{}, {}, {}", mdev.uuid, or_dash(&mdev.mdev_type), holder_of(mdev, host)));
-        facts.add("", open_in(holders.get(&mdev.uuid)));
+        facts.add("held by", open_in(holders.get(&mdev.uuid)));
     }
     let mut text = facts.render(width);
     if !parent.types.is_empty() {
@@ -175,7 +175,7 @@ fn claim_text(claim: &Claim, host: &Host, holders: &AllHolders, width: Option<us
         };
         facts.add(&grant.request, format!("{} ({}){undo}", grant.device, what_of(grant, host)));
         if let Some(mdev) = grant.uuid.and_then(|uuid| host.mdev(uuid)) {
-            facts.add("", open_in(holders.get(&mdev.uuid)));
+            facts.add("held by", open_in(holders.get(&mdev.uuid)));
         }
     }
     facts.render(width)
@@ -189,7 +189,7 @@ fn open_in(holders: Option<&Holders>) -> Cell {
             let list: Vec<String> = holders.iter().map(|(pid, name)| format!("{name} (pid {pid})")).collect();
             list.join(", ").into()
         }
-        Some(Err(why)) => Cell::styled(&format!("not known, which counts as held: {why}"), BAD),
+        Some(Err(why)) => Cell::styled(&format!("counts as held: {why}"), BAD),
         None => "not asked".into(),
     }
 }

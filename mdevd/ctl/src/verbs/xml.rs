@@ -69,8 +69,10 @@ fn of_domain(domain: Uuid, args: &Xml) -> Result<(String, Vec<Element>), Error> 
 async fn of_object(word: &str, args: &Xml) -> Result<Vec<Element>, Error> {
     let client = Client::connect().await?;
     let found = client.find(word).await?;
+    // A VM may be called as a parent is; of a parent there is no XML.
+    let devices: Vec<&Object> = found.iter().filter(|object| !matches!(object, Object::Parent(_))).collect();
     let options = options(args);
-    match found.as_slice() {
+    match devices.as_slice() {
         [Object::Mdev(uuid)] => {
             let mdev = client.mdev(*uuid).await?;
             let xml = if args.nodedev {
