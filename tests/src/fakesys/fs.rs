@@ -8,27 +8,23 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
-    FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use rustix::io::Errno;
 
 use super::host::Shared;
-use super::kernel::{OfHeld, World};
-use super::log::{LogEntry, worth_it};
+use super::kernel::OfHeld;
+use super::log::worth_it;
+use super::ops::{Entry, entry_of, kind, ordinary, text};
 use super::rules::{Event, Op, When, lock};
 use super::tree::{Body, Ino, Node};
 
-/// How long the kernel may remember what lasts.
-const LONG: Duration = Duration::from_secs(3600);
 const APPEND: i32 = 0o2000;
-/// As in sysfs.
-const ATTRIBUTE_SIZE: u64 = 4096;
-
 pub(super) struct Fs(pub(super) Arc<Shared>);
 
 /// The fuser error for an errno.
@@ -36,79 +32,7 @@ fn err(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw_os_error())
 }
 
-fn text(name: &OsStr) -> Result<&str, Errno> {
-    name.to_str().ok_or(Errno::INVAL)
-}
-
-fn kind(node: &Node) -> FileType {
-    match node.body {
-        Body::Dir(_) => FileType::Directory,
-        Body::Link(_) => FileType::Symlink,
-        Body::Attr(_) | Body::File(_) => FileType::RegularFile,
-    }
-}
-
-fn attr_of(ino: Ino, node: &Node) -> FileAttr {
-    let size = match &node.body {
-        Body::Dir(_) | Body::Link(_) => 0,
-        Body::Attr(_) => ATTRIBUTE_SIZE,
-        Body::File(data) => data.len() as u64,
-    };
-    let (time, nlink) = (node.modified, if matches!(node.body, Body::Dir(_)) { 2 } else { 1 });
-    FileAttr {
-        ino: INodeNo(ino),
-        size,
-        blocks: size.div_ceil(512),
-        atime: time,
-        mtime: time,
-        ctime: time,
-        crtime: time,
-        kind: kind(node),
-        perm: node.mode,
-        nlink: if node.linked { nlink } else { 0 },
-        uid: node.uid,
-        gid: node.gid,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
-/// Which of the four roots a node is below.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Area {
-    Mount,
-    Sys,
-    Proc,
-    Ordinary,
-}
-
-fn area(world: &World, ino: Ino) -> Area {
-    match world.tree.path(ino).split('/').next() {
-        Some("sys") => Area::Sys,
-        Some("proc") => Area::Proc,
-        Some("etc" | "run") => Area::Ordinary,
-        _ => Area::Mount,
-    }
-}
-
-/// Only below `etc` and `run` are there files that come and go by the hand of programs; elsewhere that is `refusal`.
-fn ordinary(world: &World, dir: Ino, refusal: Errno) -> Result<(), Errno> {
-    if area(world, dir) == Area::Ordinary { Ok(()) } else { Err(refusal) }
-}
-
-/// How long the kernel may remember a name and its attributes: in `etc` and `run` it makes all changes itself.
-fn lifetimes(world: &World, ino: Ino, node: &Node) -> (Duration, Duration) {
-    if node.lasting {
-        (LONG, LONG)
-    } else if matches!(node.body, Body::File(_)) || area(world, ino) == Area::Ordinary {
-        (Duration::ZERO, LONG)
-    } else {
-        (Duration::ZERO, Duration::ZERO)
-    }
-}
-
-fn answer_entry(reply: ReplyEntry, result: Result<(FileAttr, Duration, Duration), Errno>) {
+fn answer_entry(reply: ReplyEntry, result: Result<Entry, Errno>) {
     match result {
         Ok((attr, attr_ttl, entry_ttl)) => reply.entry_with_ttls(&attr_ttl, &entry_ttl, &attr, Generation(0)),
         Err(errno) => reply.error(err(errno)),
@@ -120,12 +44,6 @@ fn answer_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
         Ok(()) => reply.ok(),
         Err(errno) => reply.error(err(errno)),
     }
-}
-
-fn entry_of(world: &World, ino: Ino) -> Result<(FileAttr, Duration, Duration), Errno> {
-    let node = world.tree.get(ino).ok_or(Errno::NOENT)?;
-    let (attr_ttl, entry_ttl) = lifetimes(world, ino, node);
-    Ok((attr_of(ino, node), attr_ttl, entry_ttl))
 }
 
 impl Fs {
@@ -164,100 +82,6 @@ impl Fs {
             shared.record(&event, result.as_ref().err());
             answer(result);
         });
-    }
-}
-
-impl Shared {
-    fn record(&self, event: &Event, errno: Option<&Errno>) {
-        if worth_it(event.op) {
-            lock(&self.world).log.push(LogEntry::new(event, errno.copied()));
-            self.changed.notify_all();
-        }
-    }
-
-    fn read(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
-        let real = {
-            let world = lock(&self.world);
-            match &world.tree.get(ino).ok_or(Errno::NODEV)?.body {
-                Body::File(data) => return Ok(data.clone()),
-                Body::Attr(super::tree::Attr::Text(text) | super::tree::Attr::Store(text, _)) => {
-                    return Ok(text.clone().into_bytes());
-                }
-                Body::Attr(super::tree::Attr::Available(at)) => return Ok(world.available_text(*at).into_bytes()),
-                Body::Attr(super::tree::Attr::RealProc(pid, name)) => (*pid, *name),
-                Body::Attr(_) => return Err(Errno::IO),
-                Body::Dir(_) => return Err(Errno::ISDIR),
-                Body::Link(_) => return Err(Errno::INVAL),
-            }
-        };
-        std::fs::read(format!("/proc/{}/{}", real.0, real.1))
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-    }
-
-    fn write_attr(&self, ino: Ino, data: &[u8]) -> Result<(), Errno> {
-        use super::kernel::Removal;
-        use super::tree::Attr;
-        let mut world = lock(&self.world);
-        let Body::Attr(attr) = &mut world.tree.get_mut(ino).ok_or(Errno::NODEV)?.body else { return Err(Errno::IO) };
-        match attr {
-            Attr::Text(_) | Attr::Available(_) | Attr::RealProc(..) => return Err(Errno::IO),
-            Attr::Store(text, keeps) => {
-                if *keeps {
-                    *text = String::from_utf8(data.to_vec()).map_err(|_| Errno::INVAL)?;
-                }
-            }
-            Attr::Create(at) => {
-                let at = *at;
-                world.create(at, data)?;
-            }
-            Attr::Remove(uuid) => {
-                let uuid = *uuid;
-                if world.remove(uuid, data)? == Removal::Waits {
-                    self.changed.notify_all();
-                    while world.held(uuid) {
-                        if self.over.load(Ordering::Acquire) {
-                            return Err(Errno::IO);
-                        }
-                        let waited = self.changed.wait_timeout(world, Duration::from_millis(100));
-                        world = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
-                    }
-                    world.finish_removal(uuid);
-                }
-            }
-        }
-        drop(world);
-        self.changed.notify_all();
-        Ok(())
-    }
-
-    fn write_file(&self, ino: Ino, offset: u64, append: bool, data: &[u8]) -> Result<(), Errno> {
-        let mut world = lock(&self.world);
-        let node = world.tree.get_mut(ino).ok_or(Errno::NODEV)?;
-        let Body::File(content) = &mut node.body else { return Err(Errno::IO) };
-        let at = if append { content.len() } else { usize::try_from(offset).map_err(|_| Errno::FBIG)? };
-        let end = at.checked_add(data.len()).filter(|end| *end <= 64 << 20).ok_or(Errno::FBIG)?;
-        if content.len() < end {
-            content.resize(end, 0);
-        }
-        if let Some(target) = content.get_mut(at..end) {
-            target.copy_from_slice(data);
-        }
-        node.modified = SystemTime::now();
-        Ok(())
-    }
-
-    /// A process that ended must not be found any more, one that is not the fake's own is looked for among the real ones.
-    fn real_process(world: &mut World, dir: Ino, name: &str) {
-        let is_proc = world.tree.get(dir).is_some_and(|node| node.name == "proc" && node.parent == super::tree::ROOT);
-        let Some(pid) = name.parse::<u32>().ok().filter(|pid| is_proc && !world.processes.contains_key(pid)) else {
-            return;
-        };
-        let known = world.tree.child(dir, name).is_ok();
-        match Path::new(&format!("/proc/{pid}")).exists() {
-            true if !known && world.real_processes => world.mirror_process(pid),
-            false if known => world.remove_process(pid),
-            _ => {}
-        }
     }
 }
 
@@ -618,7 +442,7 @@ impl Filesystem for Fs {
         let event = self.event(Op::Create, parent.0, Some(name), req);
         let (name, uid, gid) = (name.to_owned(), req.uid(), req.gid());
         let work = move |shared: &Shared| shared.make(parent.0, &name, mode, (uid, gid), false);
-        let answer = |result: Result<(FileAttr, Duration, Duration), Errno>| match result {
+        let answer = |result: Result<Entry, Errno>| match result {
             Ok((attr, ttl, _)) => {
                 reply.created(
                     &ttl,
@@ -646,31 +470,5 @@ impl Filesystem for Fs {
 
     fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: fuser::ReplyXattr) {
         reply.error(err(Errno::NOSYS));
-    }
-}
-
-impl Shared {
-    /// Makes a file or folder below `etc` or `run`.
-    fn make(
-        &self,
-        dir: Ino,
-        name: &OsStr,
-        mode: u32,
-        owner: (u32, u32),
-        folder: bool,
-    ) -> Result<(FileAttr, Duration, Duration), Errno> {
-        let mut world = lock(&self.world);
-        ordinary(&world, dir, if folder { Errno::PERM } else { Errno::ACCESS })?;
-        let name = text(name)?;
-        if world.tree.child(dir, name).is_ok() {
-            return Err(Errno::EXIST);
-        }
-        let body = if folder { Body::Dir(std::collections::BTreeMap::new()) } else { Body::File(Vec::new()) };
-        let ino = world.tree.add(dir, name, (mode & 0o7777) as u16, false, body)?;
-        if let Some(node) = world.tree.get_mut(ino) {
-            (node.uid, node.gid) = owner;
-            node.modified = SystemTime::now();
-        }
-        entry_of(&world, ino)
     }
 }

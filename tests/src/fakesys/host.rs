@@ -19,6 +19,10 @@ use super::log::LogEntry;
 use super::process::FakeProcess;
 use super::rules::{Event, Fault, Op, Point, Rule, Rules, Then, lock, wait_until};
 use super::tree::{Attr, Body, Ino, TypeRef};
+use super::view::View;
+
+/// One line of a listing: inode, kind and name.
+pub(super) type Entry = (Ino, FileType, String);
 
 /// What the FUSE threads and the test share.
 #[derive(Debug)]
@@ -29,7 +33,7 @@ pub(super) struct Shared {
     pub(super) rules: Arc<Rules>,
     /// The host is going away.
     pub(super) over: AtomicBool,
-    pub(super) dirs: Mutex<HashMap<u64, Vec<(Ino, FileType, String)>>>,
+    pub(super) dirs: Mutex<HashMap<u64, Vec<Entry>>>,
     pub(super) next_dir: AtomicU64,
 }
 
@@ -48,12 +52,17 @@ fn no_fuse(error: &io::Error) -> io::Error {
     let root = rustix::process::geteuid().is_root();
     let help = if !Path::new("/dev/fuse").exists() {
         "there is no /dev/fuse: load the kernel module (modprobe fuse), or give the container the device (--device /dev/fuse --cap-add SYS_ADMIN)"
+    } else if !root && std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_err() {
+        "only root may open /dev/fuse here: run the tests as root, or let everybody open it as most systems do (chmod 0666 /dev/fuse)"
     } else if root {
         "root needs CAP_SYS_ADMIN to mount: give the container --cap-add SYS_ADMIN --device /dev/fuse"
     } else {
         "an ordinary user needs the program fusermount3: apt install fuse3, or dnf install fuse3; or run the tests as root"
     };
-    io::Error::new(error.kind(), format!("the simulated host cannot be mounted with FUSE: {error}; {help}"))
+    io::Error::new(
+        error.kind(),
+        format!("the simulated host cannot be mounted with FUSE: {}; {help}", error.to_string().trim_end()),
+    )
 }
 
 impl FakeHost {
@@ -229,12 +238,12 @@ impl FakeHost {
 
     /// The mediated devices that there are, with parent and type; one whose removal waits is among them.
     pub fn mdevs(&self) -> Vec<(Uuid, String, String)> {
-        let world = lock(&self.shared.world);
-        let named = |at: TypeRef| {
-            let parent = world.parents.get(at.parent)?;
-            Some((parent.spec.name.clone(), parent.types.get(at.index)?.spec.id.clone()))
-        };
-        world.mdevs.iter().filter_map(|(uuid, mdev)| named(mdev.at).map(|(parent, id)| (*uuid, parent, id))).collect()
+        self.view().mdevs()
+    }
+
+    /// What the host has, seen past the file system; see [`View`].
+    pub fn view(&self) -> View {
+        View(self.shared.clone())
     }
 
     /// The IOMMU group of a mediated device.
@@ -339,7 +348,8 @@ impl FakeHost {
     }
 
     /// Runs `action` once, when the point is passed, while the operation is pending; it decides whether the operation goes on. It runs on a
-    /// thread of the file system and may do anything but wait for that same operation.
+    /// thread of the file system. While a name is made, changed or deleted the kernel lets nobody look into that folder: there the action
+    /// must not use the mount, but a [`View`].
     pub fn on(&self, point: Point, action: impl FnMut(&Event) -> Then + Send + 'static) -> Rule {
         self.shared.rules.run(point, action)
     }
@@ -386,8 +396,9 @@ impl FakeHost {
         self.shared.rules.end();
         self.shared.changed.notify_all();
         let result = if rustix::process::geteuid().is_root() {
-            // Whoever still has a file open keeps it; the name is free at once.
-            rustix::mount::unmount(&self.path, rustix::mount::UnmountFlags::DETACH).map_err(io::Error::from)
+            // The name is free at once, and whoever still waits for an answer gets an error.
+            let how = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::FORCE;
+            rustix::mount::unmount(&self.path, how).map_err(io::Error::from)
         } else {
             Ok(())
         };

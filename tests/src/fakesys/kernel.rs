@@ -98,6 +98,11 @@ impl World {
         ] {
             tree.dir(dir, true);
         }
+        // As systemd makes it for the service.
+        let state = tree.dir("run/mdevd", true);
+        if let Some(node) = tree.get_mut(state) {
+            node.mode = 0o700;
+        }
         tree.attr("sys/bus/mdev/drivers_autoprobe", 0o644, true, Attr::Store("1\n".to_owned(), true));
         tree.attr("sys/bus/mdev/drivers_probe", 0o200, true, Attr::Store(String::new(), false));
         tree.attr("sys/bus/mdev/uevent", 0o200, true, Attr::Store(String::new(), false));
@@ -124,151 +129,6 @@ impl World {
         world
     }
 
-    /// Puts a parent, its types unless they are late, and the uevents for it.
-    pub(super) fn add_parent(&mut self, spec: ParentSpec) {
-        let (path, port) = pci::place(&spec.name);
-        let path = spec.path.as_ref().map_or(path, |path| format!("sys/{path}"));
-        let is_pci = pci::is_address(&spec.name) && spec.path.is_none();
-        if is_pci {
-            let numa = spec.numa.unwrap_or(-1);
-            if let Some(port) = port {
-                let (above, _) = path.rsplit_once('/').unwrap_or((&path, ""));
-                if self.tree.find(&format!("{above}/vendor")).is_none() {
-                    let group = self.take_group(0);
-                    let function = pci::Function {
-                        address: &port,
-                        vendor: 0x8086,
-                        device: 0x347a,
-                        class: 0x06_0400,
-                        numa,
-                        driver: Some("pcieport"),
-                        group,
-                    };
-                    pci::add(&mut self.tree, above, &function);
-                }
-            }
-            let group = self.take_group(0);
-            let (vendor, device, driver) = (spec.vendor, spec.device, spec.driver.as_deref());
-            pci::add(
-                &mut self.tree,
-                &path,
-                &pci::Function { address: &spec.name, vendor, device, class: 0x03_0200, numa, driver, group },
-            );
-        } else {
-            let (above, _) = path.rsplit_once('/').unwrap_or((&path, ""));
-            let class = above.rsplit('/').next().unwrap_or(&spec.name);
-            let home = format!("sys/class/{class}");
-            self.tree.dir(&home, true);
-            self.tree.link(&format!("{home}/{}", spec.name), &Tree::relative(&home, &path), true);
-            self.tree.link(&format!("{path}/subsystem"), &Tree::relative(&path, &home), true);
-            self.tree.attr(&format!("{path}/uevent"), 0o644, true, Attr::Store(String::new(), false));
-            if let Some(numa) = spec.numa {
-                self.tree.attr(&format!("{path}/numa_node"), 0o444, true, Attr::Text(format!("{numa}\n")));
-            }
-            if let Some(driver) = &spec.driver {
-                let home = format!("sys/bus/{class}/drivers/{driver}");
-                self.tree.dir(&home, true);
-                self.tree.link(&format!("{path}/driver"), &Tree::relative(&path, &home), true);
-            }
-        }
-        let driver = mdev_driver(&spec).to_owned();
-        let home = format!("sys/bus/mdev/drivers/{driver}");
-        if self.tree.find(&home).is_none() {
-            self.tree.dir(&format!("sys/module/{driver}"), true);
-            self.tree.link(&format!("{home}/module"), &Tree::relative(&home, &format!("sys/module/{driver}")), true);
-            for name in ["bind", "unbind", "uevent"] {
-                self.tree.attr(&format!("{home}/{name}"), 0o200, true, Attr::Store(String::new(), false));
-            }
-        }
-        let types = spec.types.iter().map(|spec| Type { spec: spec.clone(), says: None, makes: None }).collect();
-        let late = spec.late;
-        self.parents.push(Parent { spec, path, registered: false, types });
-        let parent = self.parents.len() - 1;
-        self.parent_uevent(parent, "add", &[]);
-        if !late {
-            self.register(parent);
-        }
-    }
-
-    fn parent_uevent(&mut self, parent: usize, action: &str, keys: &[(&str, &str)]) {
-        let Some(Parent { spec, path, .. }) = self.parents.get(parent) else { return };
-        let path = path.trim_start_matches("sys/");
-        if pci::is_address(&spec.name) {
-            let late: Vec<(&str, &str)> = spec
-                .driver
-                .iter()
-                .map(|driver| ("DRIVER", driver.as_str()))
-                .chain([("PCI_SLOT_NAME", spec.name.as_str())])
-                .collect();
-            self.uevents.send(action, path, "pci", keys, &late);
-        } else {
-            let class = path.rsplit('/').nth(1).unwrap_or(&spec.name);
-            self.uevents.send(action, path, class, keys, &[]);
-        }
-    }
-
-    /// The parent offers its types from now on.
-    pub(super) fn register(&mut self, parent: usize) {
-        let Some(Parent { spec, path, registered, types }) = self.parents.get_mut(parent) else { return };
-        if std::mem::replace(registered, true) {
-            return;
-        }
-        for (index, Type { spec, .. }) in types.iter().enumerate() {
-            let home = format!("{path}/mdev_supported_types/{}", spec.id);
-            let at = TypeRef { parent, index };
-            self.tree.attr(&format!("{home}/create"), 0o200, true, Attr::Create(at));
-            self.tree.attr(&format!("{home}/available_instances"), 0o444, true, Attr::Available(at));
-            self.tree.attr(&format!("{home}/device_api"), 0o444, true, Attr::Text(format!("{}\n", spec.device_api)));
-            for (name, text) in [("name", &spec.name), ("description", &spec.description)] {
-                if let Some(text) = text {
-                    self.tree.attr(&format!("{home}/{name}"), 0o444, true, Attr::Text(format!("{text}\n")));
-                }
-            }
-            self.tree.dir(&format!("{home}/devices"), true);
-        }
-        self.tree.dir(&format!("{path}/mdev_supported_types"), true);
-        self.tree.link(&format!("sys/class/mdev_bus/{}", spec.name), &Tree::relative("sys/class/mdev_bus", path), true);
-        self.parent_uevent(parent, "change", &[("MDEV_STATE", "registered")]);
-    }
-
-    /// The parent's driver goes: its devices that nobody holds, its types, its place among the parents.
-    pub(super) fn unregister(&mut self, parent: usize) {
-        let Some(Parent { spec, path, registered, .. }) = self.parents.get_mut(parent) else { return };
-        if !std::mem::replace(registered, false) {
-            return;
-        }
-        let (name, types) = (spec.name.clone(), format!("{path}/mdev_supported_types"));
-        let mdevs: Vec<Uuid> =
-            self.mdevs.iter().filter(|(_, mdev)| mdev.at.parent == parent).map(|(uuid, _)| *uuid).collect();
-        self.parent_uevent(parent, "change", &[("MDEV_STATE", "unregistered")]);
-        self.drop_path(&format!("sys/class/mdev_bus/{name}"));
-        for uuid in mdevs {
-            self.begin_removal(uuid);
-            self.finish_removal(uuid);
-        }
-        self.drop_path(&types);
-    }
-
-    /// The parent is pulled out of the host.
-    pub(super) fn unplug(&mut self, parent: usize) {
-        self.unregister(parent);
-        let Some(Parent { spec, path, .. }) = self.parents.get(parent) else { return };
-        let (name, path) = (spec.name.clone(), path.clone());
-        let class = path.rsplit('/').nth(1).unwrap_or_default().to_owned();
-        let mut paths = vec![format!("sys/bus/pci/devices/{name}"), format!("sys/class/{class}/{name}")];
-        paths.extend(
-            self.parents
-                .get(parent)
-                .and_then(|parent| parent.spec.driver.clone())
-                .map(|driver| format!("sys/bus/pci/drivers/{driver}/{name}")),
-        );
-        for path in paths {
-            self.drop_path(&path);
-        }
-        self.parent_uevent(parent, "remove", &[]);
-        self.drop_path(&path);
-    }
-
     /// Removes a name that was to last.
     pub(super) fn drop_path(&mut self, path: &str) {
         if let Some((dir, _)) = self.tree.remove_path(path) {
@@ -287,7 +147,7 @@ impl World {
         Some(TypeRef { parent, index })
     }
 
-    fn take_group(&mut self, first: u32) -> u32 {
+    pub(super) fn take_group(&mut self, first: u32) -> u32 {
         take(&mut self.groups, first)
     }
 
@@ -496,7 +356,7 @@ impl World {
 }
 
 /// The driver of the parent's mediated devices.
-fn mdev_driver(spec: &ParentSpec) -> &str {
+pub(super) fn mdev_driver(spec: &ParentSpec) -> &str {
     match (&spec.mdev_driver, &spec.driver) {
         (Some(driver), _) => driver,
         (None, Some(driver)) if driver == "nvidia" => "nvidia-vgpu-vfio",
