@@ -6,6 +6,7 @@ use mdevd_core::names::NameError;
 use mdevd_core::request::{BindError, RequestError};
 use mdevd_dbus::ErrorName;
 use mdevd_host::error::EffectError;
+use rustix::io::Errno;
 use zbus::message::{Header, Message};
 
 /// What a D-Bus call fails with.
@@ -46,13 +47,26 @@ impl From<Refusal> for Error {
             Reason::InUse => ErrorName::InUse,
             Reason::Conflict => ErrorName::Conflict,
         };
-        Self::new(name, refusal.message)
+        let advice = match refusal.reason {
+            Reason::NoInstance | Reason::KernelRefused => {
+                "; stop a VM that has one, or ask for another type ('hostdevctl types' lists them)"
+            }
+            _ => "",
+        };
+        Self::new(name, format!("{}{advice}", refusal.message))
     }
 }
 
 impl From<EffectError> for Error {
     fn from(error: EffectError) -> Self {
-        Self::new(ErrorName::KernelRefused, error.to_string())
+        let advice = if [Errno::PERM, Errno::ACCESS].iter().any(|errno| error.is(*errno)) {
+            "mdevd must run as root, unconfined; who stops it is in the kernel's log: journalctl -k"
+        } else if error.is_gone() {
+            "it has just gone; 'hostdevctl list' shows what is there"
+        } else {
+            "the driver says why in the kernel's log: journalctl -k"
+        };
+        Self::new(ErrorName::KernelRefused, format!("{error}; {advice}"))
     }
 }
 

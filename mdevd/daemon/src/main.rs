@@ -23,14 +23,12 @@ use mdevd_host::roots::Roots;
 use mdevd_host::uevent::{UeventMessage, UeventSource};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use crate::engine::scan::Event;
 use crate::engine::{Engine, Handle, Jobs};
 use crate::publish::Publisher;
 
-/// How often claims are compared with the host.
-const RECONCILE_EVERY: Duration = Duration::from_secs(30);
 /// How long work that is under way may still take when the daemon is stopped; systemd kills it after two seconds.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 
@@ -133,13 +131,17 @@ async fn serve(
     engine.load(&events_to).await;
     engine.publish().await;
     tokio::task::spawn_local(engine.clone().serve_events(events));
+    tokio::task::spawn_local(engine.clone().serve_domains());
     tokio::task::spawn_local(jobs.serve(engine.clone()));
     connection
         .request_name(mdevd_dbus::BUS_NAME)
         .await
         .context("the bus name org.mdevd1 cannot be had; is another mdevd running?")?;
     let recovering = engine.clone();
-    tokio::task::spawn_local(async move { recovering.recover().await });
+    tokio::task::spawn_local(async move {
+        recovering.recover().await;
+        recovering.keep_looking().await;
+    });
     // Without systemd there is nobody to notify, which is no error.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(
@@ -148,15 +150,9 @@ async fn serve(
         engine.state.borrow().inventory.mdevs().count()
     );
 
-    let mut tick = tokio::time::interval_at(Instant::now() + RECONCILE_EVERY, RECONCILE_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut lost_bus = std::pin::pin!(connection_closed(&connection));
     loop {
         tokio::select! {
-            _ = tick.tick() => {
-                let engine = engine.clone();
-                tokio::task::spawn_local(async move { engine.reconcile(false).await });
-            }
             _ = hangup.recv() => {
                 // Its errors are logged and listed where they happen.
                 let _ = engine.reload().await;

@@ -60,29 +60,6 @@ impl Options {
         Vec::<(String, String)>::try_from(array).map_err(|_| bad())
     }
 
-    /// The options that are left, all of them strings or numbers, as text: for keys that core knows better.
-    ///
-    /// # Errors
-    /// `InvalidOption` when one is neither.
-    pub fn into_text(self) -> Result<Vec<(String, String)>> {
-        let mut pairs = Vec::new();
-        for (key, value) in self.left {
-            let text = match &*value {
-                Variant::Str(text) => text.to_string(),
-                Variant::U32(number) => number.to_string(),
-                Variant::I32(number) => number.to_string(),
-                Variant::Bool(on) => if *on { "on" } else { "off" }.to_string(),
-                _ => {
-                    let message = format!("the option '{}' must be a string or a number", printable(&key));
-                    return Err(Error::new(ErrorName::InvalidOption, message));
-                }
-            };
-            pairs.push((key, text));
-        }
-        pairs.sort();
-        Ok(pairs)
-    }
-
     /// Ends the reading.
     ///
     /// # Errors

@@ -156,6 +156,8 @@ pub struct MdevView {
     pub mdev: Arc<Mdev>,
     /// Its claim, and the uid that owns that.
     pub claim: Option<(Uuid, u32)>,
+    /// Whether that claim made it.
+    pub made: bool,
 }
 
 impl MdevView {
@@ -196,7 +198,7 @@ impl MdevView {
 
     /// `Origin`.
     pub fn origin(&self) -> &'static str {
-        if self.claim.is_some() { "claim" } else { "foreign" }
+        if self.made { "claim" } else { "foreign" }
     }
 }
 
@@ -243,6 +245,14 @@ impl ClaimView {
         }
     }
 
+    /// `Run`; a manual claim has no runs.
+    pub fn run(&self) -> String {
+        match &self.claim.owner {
+            Owner::Domain { .. } => self.claim.run.to_string(),
+            Owner::Manual { .. } => String::new(),
+        }
+    }
+
     /// `Grants`.
     pub fn grants(&self) -> Vec<Dict> {
         self.claim.grants.iter().map(|grant| grant_dict(&self.claim, grant)).collect()
@@ -278,7 +288,7 @@ impl View for ClaimView {
             ("State", owned(self.claim.state.as_str())),
             ("Step", owned(self.claim.step())),
             ("Grants", owned(self.grants())),
-            ("Run", owned(self.claim.run.to_string())),
+            ("Run", owned(self.run())),
         ]
     }
     fn is_same_object(&self, next: &Self) -> bool {
@@ -307,12 +317,13 @@ impl Snapshot {
         claims: &BTreeMap<Uuid, Arc<Claim>>,
         problems: Vec<(String, u64, String)>,
     ) -> Self {
-        let mut claim_of: BTreeMap<MdevUuid, (Uuid, u32)> = BTreeMap::new();
+        let mut claim_of: BTreeMap<MdevUuid, (&Claim, bool)> = BTreeMap::new();
         for claim in claims.values() {
             for grant in &claim.grants {
+                let made = grant.undo == Undo::Remove;
                 // A domain that borrows a manual claim's device does not become its owner.
-                if grant.undo == Undo::Remove || !claim_of.contains_key(&grant.uuid()) {
-                    claim_of.insert(grant.uuid(), (claim.id, claim.owner_uid));
+                if made || !claim_of.contains_key(&grant.uuid()) {
+                    claim_of.insert(grant.uuid(), (claim, made));
                 }
             }
         }
@@ -324,9 +335,15 @@ impl Snapshot {
             let mdevs = mdevs_on.get(parent.name.as_str()).cloned().unwrap_or_default();
             (parent.name.to_string(), ParentView { parent: parent.clone(), mdevs })
         });
-        let mdevs = inventory
-            .mdevs()
-            .map(|mdev| (mdev.uuid.0, MdevView { mdev: mdev.clone(), claim: claim_of.get(&mdev.uuid).copied() }));
+        let mdevs = inventory.mdevs().map(|mdev| {
+            let claim = claim_of.get(&mdev.uuid);
+            let view = MdevView {
+                mdev: mdev.clone(),
+                claim: claim.map(|(claim, _)| (claim.id, claim.owner_uid)),
+                made: claim.is_some_and(|(_, made)| *made),
+            };
+            (mdev.uuid.0, view)
+        });
         Self {
             manager: ManagerView { problems },
             parents: parents.collect(),

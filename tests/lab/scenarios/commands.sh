@@ -20,7 +20,7 @@ scenario_json() {
     must hostdevctl $verb --json
     jq -e 'type == "array" and length > 0' <<<"$out" >/dev/null || fail "hostdevctl $verb --json is no array with something in it"$'\n'"$out"
   done
-  for verb in "show $uuid" status "explain --request name=x,type=mtty-1" "reconcile --dry-run"; do
+  for verb in "show $uuid" status "explain name=x,type=mtty-1" "reconcile --dry-run"; do
     # shellcheck disable=SC2086
     must hostdevctl $verb --json
     jq -e . <<<"$out" >/dev/null || fail "hostdevctl $verb --json is no JSON"$'\n'"$out"
@@ -48,6 +48,6 @@ scenario_bus() {
   mdevd_is active || fail "the call did not start mdevd"
   must_print '/org/mdevd1/parent/mtty' busctl tree --list org.mdevd1
   must_print 'mtty-1' busctl get-property org.mdevd1 /org/mdevd1/parent/mtty org.mdevd1.Parent Types
-  must_fail_with 'NotAuthorized|denied' runuser -u nobody -- busctl call org.mdevd1 /org/mdevd1 org.mdevd1.Manager \
+  must_fail_with 'only root may call PrepareDomain' runuser -u nobody -- busctl call org.mdevd1 /org/mdevd1 org.mdevd1.Manager \
     PrepareDomain 'ssaa{ss}aa{ss}a{sv}' "$(uuid_of vm)" vm 0 0 0
 }

@@ -65,7 +65,7 @@ scenario_killed_in_prepare() {
     released kill1 "$first" "$second"
   done
   [ $n -gt 2 ] || fail "mdevd wrote the claim only $((n - 1)) times in a start: the kills missed"
-  echo "killed at each of $((n - 1)) writes"
+  say "mdevd was killed at each of the $((n - 1)) renames of a start with two requests"
   runs_with kill1 "$first" mtty-1 # the last start was left alone
   destroy kill1
   released kill1 "$first" "$second"
@@ -83,7 +83,7 @@ scenario_killed_in_release() {
     released kill2 "$first" "$second"
   done
   [ $n -gt 1 ] || fail "mdevd did not write the claim in a release: the kills missed"
-  echo "killed at each of $((n - 1)) writes"
+  say "mdevd was killed at each of the $((n - 1)) renames of a release with two requests"
   released kill2 "$first" "$second"
 }
 
@@ -106,10 +106,58 @@ HOOK
   virsh start orph1 >/dev/null 2>&1 &
   eventually test -e /tmp/in-prepare
   eventually has_claim orph1
-  must systemctl kill -s KILL libvirtd
+  must systemctl kill --kill-whom=main -s KILL libvirtd # the hook lives on
   rm $hooks/zz-second
   eventually shut_off orph1
   # nobody says that the run has ended: mdevd finds it out
   eventually 90 sh -c "hostdevctl reconcile; ! [ -e $(claim_file orph1) ]"
   released orph1 "$mdev"
+}
+
+# libvirtd is killed while our hook waits for mdevd, which hears of the start only afterwards: nobody waits for it any more.
+scenario_orphaned_prepare_speaks_late() {
+  define_tty orph2
+  must systemctl start mdevd
+  must kill -STOP "$(mdevd_pid)"
+  virsh start orph2 >/dev/null 2>&1 &
+  eventually pgrep -f 'mdevd-hook orph2 prepare'
+  must systemctl kill --kill-whom=main -s KILL libvirtd
+  must kill -CONT "$(mdevd_pid)"
+  eventually not pgrep -f 'mdevd-hook orph2 prepare'
+  eventually shut_off orph2
+  released orph2 "$mdev"
+  start orph2
+  runs_with orph2 "$mdev"
+  destroy orph2
+  released orph2 "$mdev"
+}
+
+# The hook of a `release` outlives its libvirtd and speaks when the next run of the domain has begun: that keeps its device.
+scenario_orphaned_release_speaks_late() {
+  define_tty orph3
+  start orph3
+  mv /usr/bin/mdevd-hook /usr/bin/mdevd-hook.real
+  cat >/usr/bin/mdevd-hook <<'HOOK'
+#!/bin/bash
+if [ "$2" = release ] && ! [ -e /tmp/late ]; then
+  touch /tmp/late
+  until [ -e /tmp/speak ]; do sleep 0.1; done
+fi
+/usr/bin/mdevd-hook.real "$@"
+HOOK
+  chmod 755 /usr/bin/mdevd-hook
+  rm -f /tmp/late /tmp/speak
+  virsh destroy orph3 >/dev/null 2>&1 &
+  eventually test -e /tmp/late
+  must systemctl kill --kill-whom=main -s KILL libvirtd
+  eventually shut_off orph3
+  start orph3 # ends the run before, whose release has not come
+  runs_with orph3 "$mdev"
+  touch /tmp/speak
+  eventually not pgrep -f 'mdevd-hook.* orph3 release'
+  mv /usr/bin/mdevd-hook.real /usr/bin/mdevd-hook
+  must hostdevctl reconcile
+  runs_with orph3 "$mdev"
+  destroy orph3
+  released orph3 "$mdev"
 }

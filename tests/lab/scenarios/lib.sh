@@ -12,6 +12,9 @@ fail() {
   exit 1
 }
 
+# say WORDS...: printed below the scenario's line also when it passes.
+say() { echo "# $*"; }
+
 # must CMD...: CMD succeeds. What it printed, on both streams, is in $out.
 must() {
   out=$("$@" 2>&1) || fail "exit status $? from: $*"$'\n'"$out"

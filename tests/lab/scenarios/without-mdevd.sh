@@ -106,24 +106,45 @@ scenario_claims_lost() {
 
 # A `remove` that hangs in the kernel does not keep mdevd from stopping, or from starting.
 scenario_stop_while_a_remove_hangs() {
-  local uuid=c2177883-f1bb-47f0-914d-32a22e3a8806
+  while_a_remove_hangs stop_at_once
+}
+
+# Nor does it matter when mdevd is killed meanwhile: the next one sees that the write is in flight.
+scenario_killed_while_a_remove_hangs() {
+  while_a_remove_hangs kill_it
+}
+
+stop_at_once() {
+  within 5 systemctl stop mdevd
+  mdevd_is inactive || fail "mdevd is $(systemctl is-active mdevd)"
+}
+
+kill_it() {
+  must kill -9 "$(mdevd_pid)"
+  must systemctl stop mdevd # it may have been started again already
+}
+
+# while_a_remove_hangs CMD: CMD ends mdevd while the kernel does not come back from a removal.
+while_a_remove_hangs() {
+  local remove other uuid=c2177883-f1bb-47f0-914d-32a22e3a8806
   must hostdevctl create mtty-1 --uuid $uuid
   hold $uuid
   hostdevctl remove $uuid >/tmp/remove.out 2>&1 &
-  local remove=$!
+  remove=$!
   eventually not test -e /sys/bus/mdev/devices/$uuid # the kernel has begun
-  within 5 systemctl stop mdevd
-  mdevd_is inactive || fail "mdevd is $(systemctl is-active mdevd)"
-  wait $remove
+  "$1"
+  ! wait $remove || fail "hostdevctl says that it is removed: $(cat /tmp/remove.out)"
   within 5 systemctl start mdevd
-  must_print "stuck" hostdevctl show $uuid
-  local other
-  must hostdevctl create mtty-1 --json # the rest of the parent is usable
-  other=$(mdevs | grep -v $uuid | xargs -n1 basename)
+  must_print 'stuck' hostdevctl show $uuid
+  must_print 'stuck' hostdevctl list
+  other=$(hostdevctl create mtty-1 2>/dev/null) || fail "the rest of the parent is not usable"
+  mdev_exists "$other" || fail "hostdevctl says that it made '$other', but it is not there"
   must hostdevctl remove "$other"
+  mdev_exists $uuid || fail "it went away although it is held"
   let_go
   eventually not mdev_exists $uuid
   eventually no_claims
+  eventually sh -c "! hostdevctl list | grep -q $uuid"
 }
 
 # Past its deadline a hanging removal is an answer, and the device is shown as stuck until the kernel lets go.

@@ -106,6 +106,6 @@ impl ClaimObject {
 
     #[zbus(property)]
     fn run(&self) -> String {
-        self.view.get().claim.run.to_string()
+        self.view.get().run()
     }
 }

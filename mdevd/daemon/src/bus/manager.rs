@@ -68,7 +68,9 @@ impl ManagerObject {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(OwnedObjectPath, bool)> {
-        let uid = authorize(connection, &header, None, &[("type", &r#type)]).await?;
+        // First, so that nobody is asked to decide over nonsense.
+        let mdev_type = r#type.parse::<MdevTypeId>()?;
+        let uid = authorize(connection, &header, None, &[("type", mdev_type.as_str())]).await?;
         let mut options = Options::new(options);
         let parent: Option<String> = options.take("parent", "a string")?;
         let uuid: Option<String> = options.take("uuid", "a string")?;
@@ -76,7 +78,7 @@ impl ManagerObject {
         let label: Option<String> = options.take("label", "a string")?;
         options.finish()?;
         let call = CreateCall {
-            mdev_type: r#type.parse::<MdevTypeId>()?,
+            mdev_type,
             parent: parent.map(|name| name.parse::<ParentName>()).transpose()?,
             uuid: uuid.map(|uuid| uuid.parse::<MdevUuid>()).transpose()?,
             attributes,

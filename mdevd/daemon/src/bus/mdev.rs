@@ -69,7 +69,8 @@ impl MdevObject {
         let mut options = Options::new(options);
         let force = options.take("force", "a boolean")?.unwrap_or(false);
         options.finish()?;
-        self.engine.call(move |engine| async move { engine.remove_mdev(uuid, force).await }).await
+        let claim = view.claim.map(|(id, _)| id);
+        self.engine.call(move |engine| async move { engine.remove_mdev(uuid, claim, force).await }).await
     }
 
     #[zbus(out_args("xml"))]
@@ -81,9 +82,18 @@ impl MdevObject {
     ) -> Result<String> {
         authorize(connection, &header, None, &[]).await?;
         let mdev = &self.view.get().mdev;
-        let pairs = Options::new(options).into_text()?;
-        let pairs = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        let xml = MdevHostdevXml::from_options(mdev.uuid, &mdev.device_api, pairs)?;
+        let mut options = Options::new(options);
+        let mut pairs: Vec<(&str, String)> = Vec::new();
+        for key in ["display", "ramfb", "alias", "guest-address"] {
+            pairs.extend(options.take::<String>(key, "a string")?.map(|text| (key, text)));
+        }
+        let boot_order = options.take::<u32>("boot-order", "a number (u)")?;
+        pairs.extend(boot_order.map(|order| ("boot-order", order.to_string())));
+        options.finish()?;
+        // What no device could have is the caller's mistake; what only this one cannot have is not.
+        let of_api = |api| MdevHostdevXml::from_options(mdev.uuid, api, pairs.iter().map(|(key, text)| (*key, text.as_str())));
+        of_api("")?;
+        let xml = of_api(&mdev.device_api).map_err(|error| Error::new(ErrorName::NotSupported, error.to_string()))?;
         Ok(xml.to_xml())
     }
 
@@ -99,7 +109,7 @@ impl MdevObject {
         let mdev = &self.view.get().mdev;
         let Some(mdev_type) = &mdev.mdev_type else {
             return Err(Error::new(
-                ErrorName::Stuck,
+                ErrorName::NotSupported,
                 format!("the type of {} is not known: it is half removed", mdev.uuid),
             ));
         };

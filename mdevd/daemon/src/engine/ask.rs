@@ -3,14 +3,16 @@
 use std::rc::Rc;
 
 use mdevd_core::choose::{Verdict, choose, take_existing};
-use mdevd_core::claim::{Claim, Owner};
-use mdevd_core::names::{MdevUuid, ParentName, parse_uuid};
+use mdevd_core::claim::{Claim, ClaimState, Owner};
+use mdevd_core::names::{MdevUuid, ParentName, RunId, parse_uuid};
+use mdevd_core::plan::Plan;
 use mdevd_core::request::{Request, needs_without_domain};
 use mdevd_dbus::path;
 use uuid::Uuid;
 use zbus::OwnedObjectPath;
 
 use super::Engine;
+use super::prepare::new_device;
 use crate::error::Result;
 
 /// What is thought of one candidate for one request.
@@ -36,10 +38,24 @@ impl Engine {
         let requests = Request::parse_all(requests)?;
         let needs = needs_without_domain(&requests, || MdevUuid(Uuid::new_v4()));
         let state = self.state.borrow();
-        let claims: Vec<&Claim> = state.claims.values().map(|claim| &**claim).collect();
-        let context = state.context(&claims, &[]);
         let mut explained = Vec::new();
+        // What one request would get the next cannot have.
+        let mut draft = Claim {
+            id: Uuid::nil(),
+            owner: Owner::Manual { label: "an earlier request of this call".into() },
+            owner_uid: 0,
+            run: RunId(Uuid::nil()),
+            state: ClaimState::Planned,
+            created: 0,
+            process: None,
+            seen: false,
+            grants: Vec::new(),
+            plan: Plan::default(),
+            problem: String::new(),
+        };
         for need in &needs {
+            let claims: Vec<&Claim> = state.claims.values().map(|claim| &**claim).chain([&draft]).collect();
+            let context = state.context(&claims, &[]);
             let say =
                 |device: String, parent: String, verdict, refusal: Option<&mdevd_core::choose::Refusal>| Explained {
                     request: need.name.clone(),
@@ -52,6 +68,7 @@ impl Engine {
             match take_existing(&context, need, true) {
                 Ok(Some(grant)) => {
                     explained.push(say(grant.uuid().to_string(), grant.parent.to_string(), "chosen", None));
+                    draft.grants.push(grant);
                     continue;
                 }
                 Err(refusal) => {
@@ -74,6 +91,7 @@ impl Engine {
                 };
                 explained.push(say(String::new(), candidate.parent.to_string(), verdict, candidate.refusal()));
             }
+            draft.grants.extend(choice.chosen().and_then(|candidate| new_device(need, candidate)));
         }
         Ok(explained)
     }
@@ -101,7 +119,8 @@ impl Engine {
                 Owner::Domain { name, .. } => name == what,
                 Owner::Manual { label } => !label.is_empty() && label == what,
             };
-            if named {
+            // A domain may be called by its own UUID.
+            if named && !found.contains(&path::claim(claim.id)) {
                 found.push(path::claim(claim.id));
             }
         }

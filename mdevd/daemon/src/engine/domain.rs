@@ -221,10 +221,16 @@ impl Engine {
         let mut grants = Vec::new();
         {
             let state = self.state.borrow();
+            // Its next run may have begun while the host was looked at.
+            if state.claims.contains_key(&call.uuid) {
+                return Ok(false);
+            }
             let claims: Vec<&Claim> = state.claims.values().map(|claim| &**claim).collect();
             let context = state.context(&claims, &[]);
             for need in &needs {
-                if let Some(mut grant) = take_existing(&context, need, true)? {
+                // What the request says matters at the start; a device that a running VM has is its own as it is.
+                let has = Need { wanted: Wanted::Existing, numa_node: None, model: None, ..need.clone() };
+                if let Some(mut grant) = take_existing(&context, &has, true)? {
                     if need.uuid == MdevUuid::derived(call.uuid, &need.name) {
                         grant.undo = Undo::Remove;
                     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mdevd_core::claim::{Claim, ClaimState, Grant, Owner};
 use mdevd_core::names::{MdevUuid, RunId, printable};
@@ -14,6 +15,9 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::domain::DomainCall;
+
+/// How often claims are compared with the host when nothing asks for it.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// One line of what reconcile did or would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +41,15 @@ impl Engine {
         let roots = self.roots.clone();
         let read = self.scanner.run(move || mdevd_host::domains::domains(&roots)).await;
         read.unwrap_or_else(|_| Err("reading libvirt's status files does not come back".into()))
+    }
+
+    /// Looks every now and then, and when libvirt's status files have changed. One look at a time: each reads all of `/proc`, and what
+    /// changes meanwhile is one more look.
+    pub async fn keep_looking(self: Rc<Self>) {
+        loop {
+            let _ = tokio::time::timeout(LOOK_EVERY, self.look_wanted.notified()).await;
+            self.reconcile(false).await;
+        }
     }
 
     /// Compares claims, devices and domains, and frees, retries or adopts what has to be.
@@ -83,7 +96,7 @@ impl Engine {
     }
 
     async fn act(self: &Rc<Self>, claim: &Claim, action: &Action) {
-        let note = format!("domain of claim {}", claim.id);
+        let note = note_of(&claim.id);
         {
             let mut state = self.state.borrow_mut();
             state.notes.remove(&note);
@@ -123,6 +136,10 @@ impl Engine {
             .map(|d| (&d.status.domain.uuid, !d.status.domain.requests.is_empty()));
         let adopt = to_adopt(running, |uuid| self.state.borrow().claims.contains_key(uuid));
         let mut done = Vec::new();
+        if !dry_run {
+            // What could not be adopted is tried again, or does not run any more.
+            self.state.borrow_mut().notes.retain(|subject, _| !subject.starts_with(RUNNING));
+        }
         for domain in domains.iter().map(|view| &view.status.domain).filter(|domain| adopt.contains(&domain.uuid)) {
             let uuid = domain.uuid;
             let call = DomainCall {
@@ -141,7 +158,7 @@ impl Engine {
                     Err(error) => {
                         let message =
                             format!("the running domain '{}' cannot be adopted: {error}", printable(&call.name));
-                        self.state.borrow_mut().notes.insert(format!("domain {uuid}"), message.clone());
+                        self.state.borrow_mut().notes.insert(format!("{RUNNING}{uuid}"), message.clone());
                         message
                     }
                 }
@@ -171,6 +188,14 @@ impl Engine {
             }
         }
     }
+}
+
+/// Before the UUID of a running domain that cannot be adopted, as the subject of a problem.
+const RUNNING: &str = "running domain ";
+
+/// The subject under which it is listed that not everything is known about a claim.
+pub fn note_of(claim: &Uuid) -> String {
+    format!("domain of claim {claim}")
 }
 
 /// Whether one of these domains has a live QEMU.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mdevd_core::claim::{Claim, Owner, Undo};
+use mdevd_core::claim::{Claim, ClaimState, Owner, Undo};
 use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName, printable};
 use mdevd_core::plan::{Step, attribute_name_is_sound};
 use mdevd_core::request::{Need, Request, Wanted, XmlOptions, needs_without_domain};
@@ -79,18 +79,27 @@ impl Engine {
             needs: vec![need],
             attributes: call.attributes,
         };
-        self.make_claim(draft, Instant::now() + DEADLINE).await?;
+        let made = self.make_claim(draft, Instant::now() + DEADLINE).await;
+        made.map_err(|error| match error.name {
+            // Somebody else has asked for the same UUID a moment before.
+            ErrorName::InUse => Error::new(ErrorName::AlreadyExists, error.message),
+            _ => error,
+        })?;
         Ok((uuid, true))
     }
 
     fn existing(&self, call: &CreateCall, uuid: &MdevUuid) -> Result<Option<MdevUuid>> {
         let state = self.state.borrow();
-        let Some(mdev) = state.inventory.mdev(uuid) else { return Ok(None) };
+        let owner = self.claim_of(uuid);
+        let Some(mdev) = state.inventory.mdev(uuid) else {
+            let Some(owner) = owner else { return Ok(None) };
+            let message = format!("the mediated device {uuid} is promised to {} and is being made", owner.owner);
+            return Err(Error::new(ErrorName::AlreadyExists, message));
+        };
         let same = mdev.mdev_type.as_ref() == Some(&call.mdev_type)
             && call.parent.as_ref().is_none_or(|parent| *parent == mdev.parent);
-        let owner = state.claims.values().find(|claim| claim.grant(uuid).is_some());
-        let own = owner.is_some_and(|claim| {
-            matches!(claim.owner, Owner::Manual { .. }) && claim.owner_uid == call.uid && !claim.state.is_ending()
+        let own = owner.as_ref().is_some_and(|claim| {
+            matches!(claim.owner, Owner::Manual { .. }) && claim.owner_uid == call.uid && claim.state == ClaimState::Ready
         });
         if same && own {
             return Ok(Some(*uuid));
@@ -134,40 +143,41 @@ impl Engine {
         made.or_else(|| claims.next()).cloned()
     }
 
-    /// Removes a device: a manual claim's by ending the claim, a foreign one only with `force`. One that somebody holds is never
-    /// removed: the kernel would block the write until the holder closes it.
-    pub async fn remove_mdev(self: &Rc<Self>, uuid: MdevUuid, force: bool) -> Result<bool> {
+    /// Removes a device: one that mdevd made by ending its claim, a foreign one only with `force`. One that somebody holds is never
+    /// removed: the kernel would block the write until the holder closes it. `shown` is the claim that the caller saw it in, by which
+    /// it was authorized. False when it was gone already.
+    pub async fn remove_mdev(self: &Rc<Self>, uuid: MdevUuid, shown: Option<Uuid>, force: bool) -> Result<bool> {
         self.refresh_mdevs(&[uuid]).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
-        if let Some(claim) = self.claim_of(&uuid) {
-            return match &claim.owner {
-                Owner::Domain { .. } => {
-                    let message = format!("{uuid} belongs to {}, which gives it back when it stops", claim.owner);
-                    Err(Error::new(ErrorName::InUse, message))
-                }
-                Owner::Manual { .. } if claim.grants.len() > 1 => {
-                    let message = format!(
-                        "{uuid} is one of {} devices of {}; release that claim ({})",
-                        claim.grants.len(),
-                        claim.owner,
-                        claim.id
-                    );
-                    Err(Error::new(ErrorName::Conflict, message))
-                }
-                Owner::Manual { .. } => {
-                    let foreign = claim.grants.iter().any(|grant| grant.undo == Undo::Keep);
-                    if foreign {
-                        let message = format!(
-                            "{uuid} was there before {} and is not removed with it; release the claim ({}) first",
-                            claim.owner, claim.id
-                        );
-                        return Err(Error::new(ErrorName::Conflict, message));
-                    }
-                    self.release_claim(&claim.id, false).await
-                }
-            };
-        }
-        let Some(mdev) = self.state.borrow().inventory.mdev(&uuid).cloned() else {
-            return Err(Error::new(ErrorName::NotFound, format!("the mediated device {uuid} is gone")));
+        let claim = self.claim_of(&uuid);
+        let mdev = self.state.borrow().inventory.mdev(&uuid).cloned();
+        let changed_hands = || {
+            let message = format!("{uuid} has got another owner meanwhile; look at it again");
+            Error::new(ErrorName::Conflict, message)
+        };
+        let mdev = match (claim, mdev) {
+            (None, None) => {
+                self.publish().await;
+                return Ok(false);
+            }
+            (claim, _) if claim.as_ref().map(|claim| claim.id) != shown => return Err(changed_hands()),
+            (Some(claim), _) if claim.grants.len() > 1 => {
+                let message = format!(
+                    "{uuid} is one of {} devices of {}; release that claim ({})",
+                    claim.grants.len(),
+                    claim.owner,
+                    claim.id
+                );
+                return Err(Error::new(ErrorName::Conflict, message));
+            }
+            (Some(claim), _) if claim.grants.iter().any(|grant| grant.undo == Undo::Keep) => {
+                let message = format!(
+                    "{uuid} was there before {} and is not removed with it; release the claim ({}) first",
+                    claim.owner, claim.id
+                );
+                return Err(Error::new(ErrorName::Conflict, message));
+            }
+            (Some(claim), _) => return self.release_claim(&claim.id, force).await,
+            (None, Some(mdev)) => mdev,
         };
         if !force {
             let message = format!("{uuid} on {} was not made by mdevd; --force removes it all the same", mdev.parent);
@@ -179,6 +189,9 @@ impl Engine {
                 return Err(Error::new(ErrorName::InUse, format!("{uuid} is in use by {holders}; stop that first")));
             }
             None => return Err(Error::new(ErrorName::InUse, format!("who holds {uuid} is not known"))),
+        }
+        if self.claim_of(&uuid).is_some() {
+            return Err(changed_hands());
         }
         tracing::info!("removing the foreign {uuid} by force");
         let outcome =

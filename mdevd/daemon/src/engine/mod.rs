@@ -89,6 +89,10 @@ pub struct Engine {
     pub set_log_level: fn(tracing::Level),
     /// Fires when a claim has changed state or something is no longer stuck.
     pub changed: Notify,
+    /// Fires when libvirt has written or deleted a status file.
+    pub domains_changed: Notify,
+    /// Asks for a look at claims, domains and holders before its time.
+    pub look_wanted: Notify,
     started: Instant,
 }
 
@@ -163,6 +167,8 @@ impl Engine {
             state: RefCell::new(State { config, ..State::default() }),
             set_log_level,
             changed: Notify::new(),
+            look_wanted: Notify::new(),
+            domains_changed: Notify::new(),
             started: Instant::now(),
         })
     }
@@ -222,6 +228,7 @@ impl Engine {
         let mut state = self.state.borrow_mut();
         state.claims.remove(id);
         state.absent_since.remove(id);
+        state.notes.remove(&look::note_of(id));
         drop(state);
         self.changed.notify_waiters();
     }
@@ -234,6 +241,12 @@ impl Engine {
     /// Tells the bus what has changed since the last time, and returns when it has been told.
     pub async fn publish(self: &Rc<Self>) {
         self.publisher.publish(self).await;
+    }
+
+    /// The same without waiting: how far something has come, for those who look on.
+    pub fn publish_behind(self: &Rc<Self>) {
+        let engine = self.clone();
+        tokio::task::spawn_local(async move { engine.publish().await });
     }
 
     /// What is wrong at present: subject, since (seconds since 1970), message.

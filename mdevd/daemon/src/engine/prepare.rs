@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mdevd_core::choose::{choose, take_existing};
+use mdevd_core::choose::{Candidate, choose, take_existing};
 use mdevd_core::claim::{Claim, ClaimState, Grant, Owner, ProcessRef, Undo};
 use mdevd_core::names::{DeviceKey, ParentName, RunId};
 use mdevd_core::plan::{Plan, Step};
@@ -48,6 +48,8 @@ impl Engine {
         let id = draft.id;
         let needs = draft.needs.clone();
         self.reserve(draft)?;
+        // While the first write is under way.
+        self.publish_behind();
         let outcome = self.carry_out(&id, &needs, deadline).await;
         self.state.borrow_mut().working.remove(&id);
         self.changed.notify_waiters();
@@ -87,10 +89,18 @@ impl Engine {
         }
         claim.plan = Plan::prepare(&claim.grants);
         if self.state.borrow().claims.contains_key(&claim.id) {
-            return Err(Error::new(ErrorName::Busy, format!("{} has a claim already", claim.owner)));
+            return Err(Error::new(
+                ErrorName::Busy,
+                format!("{}: its devices are being prepared by another call; try again", claim.owner),
+            ));
         }
-        self.save_claim(&claim)?;
+        let saved = self.save_claim(&claim);
         let mut state = self.state.borrow_mut();
+        if let Err(error) = saved {
+            // Whoever asked is told; there is no claim that would have a problem.
+            state.notes.remove(&format!("claim {}", claim.id));
+            return Err(error);
+        }
         state.working.insert(claim.id);
         state.claims.insert(claim.id, Arc::new(claim));
         Ok(())
@@ -109,20 +119,8 @@ impl Engine {
         if let Some(refusal) = choice.refusal {
             return Err(refusal.into());
         }
-        let (Some(candidate), Wanted::Type { mdev_type, .. }) = (choice.candidates.into_iter().next(), &need.wanted)
-        else {
-            return Err(Error::new(ErrorName::NoCandidate, format!("no device for '{}'", need.name)));
-        };
-        Ok(Grant {
-            request: need.name.clone(),
-            device: DeviceKey::Mdev(need.uuid),
-            parent: candidate.parent,
-            mdev_type: mdev_type.clone(),
-            device_api: candidate.device_api,
-            undo: Undo::Remove,
-            attributes: Vec::new(),
-            xml: need.xml.clone(),
-        })
+        let grant = choice.candidates.first().and_then(|candidate| new_device(need, candidate));
+        grant.ok_or_else(|| Error::new(ErrorName::NoCandidate, format!("no device for '{}'", need.name)))
     }
 
     async fn carry_out(self: &Rc<Self>, id: &Uuid, needs: &[Need], deadline: Instant) -> Result<()> {
@@ -154,11 +152,33 @@ impl Engine {
                         format!("{error}: somebody else has just made this device; remove it or change the request");
                     return Err(Error::new(ErrorName::Conflict, message));
                 }
-                Err(error) => self.choose_again(id, needs, &step, error, &mut refused)?,
+                Err(error) => {
+                    if matches!(error, StepError::NoEffect(_)) {
+                        self.own_what_was_made(id, &step)?;
+                    }
+                    // What the parent said to have left may have been old.
+                    if matches!(error, StepError::Refused(_)) {
+                        self.refresh_parent(step.parent()).await;
+                    }
+                    self.choose_again(id, needs, &step, error, &mut refused)?;
+                }
             }
         }
         self.nobody_released(id)?;
         self.update_claim(id, |claim| claim.state = ClaimState::Ready)
+    }
+
+    /// The kernel took the write, and what it has made is of another type than it should be. It is this claim's all the same: the undo
+    /// must remove it.
+    fn own_what_was_made(&self, id: &Uuid, step: &Step) -> Result<()> {
+        let Step::Create { parent, uuid, .. } = step else { return Ok(()) };
+        let seen = self.state.borrow().inventory.mdev(uuid).cloned().filter(|mdev| mdev.parent == *parent);
+        let Some(mdev_type) = seen.and_then(|mdev| mdev.mdev_type.clone()) else { return Ok(()) };
+        self.update_claim(id, |claim| {
+            for grant in claim.grants.iter_mut().filter(|grant| grant.uuid() == *uuid) {
+                grant.mdev_type = mdev_type.clone();
+            }
+        })
     }
 
     fn nobody_released(&self, id: &Uuid) -> Result<()> {
@@ -220,6 +240,21 @@ impl Engine {
             claim.plan = Plan { steps: plan.steps, done: claim.plan.done };
         })
     }
+}
+
+/// The promise of a device that is to be made on this candidate; `None` when the need is for one that exists.
+pub fn new_device(need: &Need, candidate: &Candidate) -> Option<Grant> {
+    let Wanted::Type { mdev_type, .. } = &need.wanted else { return None };
+    Some(Grant {
+        request: need.name.clone(),
+        device: DeviceKey::Mdev(need.uuid),
+        parent: candidate.parent.clone(),
+        mdev_type: mdev_type.clone(),
+        device_api: candidate.device_api.clone(),
+        undo: Undo::Remove,
+        attributes: Vec::new(),
+        xml: need.xml.clone(),
+    })
 }
 
 /// The device of this step was not made by this claim.

@@ -5,11 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mdevd_core::claim::{Claim, ClaimState};
-use mdevd_core::plan::Plan;
 use tokio::sync::mpsc;
 
 use super::Engine;
-use super::release::forget_what_was_not_begun;
+use super::release::{begin_end, is_of_end};
 use super::scan::Event;
 use super::steps::parse_busy_key;
 
@@ -44,15 +43,14 @@ impl Engine {
         for claim in claims {
             match claim.state {
                 ClaimState::Ready => {}
-                ClaimState::Releasing | ClaimState::Failed => self.finish_behind(claim.id),
-                ClaimState::Planned | ClaimState::Preparing => {
-                    // Whoever asked got no answer, so no VM starts with these devices.
-                    let written = self.update_claim(&claim.id, |claim| {
-                        forget_what_was_not_begun(claim);
-                        claim.state = ClaimState::Releasing;
-                        claim.problem = "mdevd was stopped while preparing it".into();
-                        claim.plan = Plan::release(&claim.grants);
-                    });
+                // A call that came as soon as the bus had our name.
+                _ if self.state.borrow().working.contains(&claim.id) => {}
+                ClaimState::Releasing | ClaimState::Failed if is_of_end(&claim.plan) => self.finish_behind(claim.id),
+                // Being prepared, and perhaps its release had come already. Whoever asked got no answer, so no VM starts with these
+                // devices.
+                ClaimState::Planned | ClaimState::Preparing | ClaimState::Releasing | ClaimState::Failed => {
+                    let why = "mdevd was stopped while preparing it";
+                    let written = self.update_claim(&claim.id, |claim| begin_end(claim, why));
                     if let Err(error) = written {
                         tracing::error!("{error}");
                     }

@@ -4,9 +4,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use mdevd_core::claim::{Claim, ClaimState, Grant, Undo};
-use mdevd_core::names::RunId;
+use mdevd_core::claim::{Claim, ClaimState, Grant, Owner, Undo};
+use mdevd_core::names::{MdevUuid, RunId};
 use mdevd_core::plan::{Plan, Step};
+use mdevd_core::reconcile::Known;
 use mdevd_dbus::ErrorName;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -20,6 +21,12 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long after a removal that failed the next is tried; doubled each time up to the last.
 const RETRY: std::ops::RangeInclusive<u64> = 1..=30;
+
+/// NVIDIA's mdev driver removes the mdev by itself shortly after its VM has ended; removing it first leaves state behind that only a
+/// reboot clears. So it gets this long, which is less than the hook of the next start waits.
+const SELF_REMOVAL: Duration = Duration::from_secs(6);
+/// The driver that does.
+const SELF_REMOVING_DRIVER: &str = "nvidia";
 
 /// How one device's giving back went.
 enum Given {
@@ -55,10 +62,11 @@ impl Engine {
             let working = self.state.borrow().working.contains(id);
             // A prepare that is at work sees the state after its current step, and undoes.
             let written = self.update_claim(id, |claim| {
-                claim.state = ClaimState::Releasing;
-                claim.problem = why.to_string();
-                if !working {
-                    claim.plan = Plan::release(&claim.grants);
+                if working {
+                    claim.state = ClaimState::Releasing;
+                    claim.problem = why.to_string();
+                } else {
+                    begin_end(claim, why);
                 }
             });
             if let Err(error) = written {
@@ -66,6 +74,7 @@ impl Engine {
             }
         }
         self.finish_behind(*id);
+        self.publish_behind();
         self.wait_gone(id, claim.run, answer_by).await;
         self.publish().await;
         Ok(true)
@@ -88,12 +97,7 @@ impl Engine {
     /// Undoes a claim whose prepare has failed, and waits for that until the deadline.
     pub async fn undo(self: &Rc<Self>, id: &Uuid, why: &str, deadline: Instant) {
         let Some(run) = self.claim(id).map(|claim| claim.run) else { return };
-        let written = self.update_claim(id, |claim| {
-            forget_what_was_not_begun(claim);
-            claim.state = ClaimState::Releasing;
-            claim.problem = why.to_string();
-            claim.plan = Plan::release(&claim.grants);
-        });
+        let written = self.update_claim(id, |claim| begin_end(claim, why));
         if let Err(error) = written {
             tracing::error!("{error}");
         }
@@ -110,9 +114,11 @@ impl Engine {
         tokio::task::spawn_local(async move {
             let mut wait = *RETRY.start();
             while !engine.give_back(&id).await {
+                // A change (a write that came back, a claim that ended) may be what it waits for; else the time. Asked for before the
+                // publication, so that one during that is not missed.
+                let change = engine.changed.notified();
                 engine.publish().await;
-                // A change (a write that came back, a claim that ended) may be what it waits for; else the time.
-                engine.change_before(Instant::now() + Duration::from_secs(wait)).await;
+                let _ = tokio::time::timeout(Duration::from_secs(wait), change).await;
                 wait = (wait * 2).min(*RETRY.end());
             }
             engine.state.borrow_mut().working.remove(&id);
@@ -129,7 +135,7 @@ impl Engine {
         // Last first, and on past failures.
         for grant in claim.grants.iter().rev() {
             match self.give_back_one(&claim, grant).await {
-                Given::Back => {}
+                Given::Back => self.mark_given_back(id, grant),
                 Given::Not(why) => {
                     problems.push(why);
                     left.insert(0, grant.clone());
@@ -157,6 +163,24 @@ impl Engine {
         false
     }
 
+    /// The mark of a removal: the claim no longer speaks of the device, so that after a restart a new one of that UUID is somebody
+    /// else's. That of the last one is that the claim goes.
+    fn mark_given_back(&self, id: &Uuid, grant: &Grant) {
+        let Some(claim) = self.claim(id) else { return };
+        let left: Vec<Grant> = claim.grants.iter().filter(|other| *other != grant).cloned().collect();
+        let plan = Plan::release(&left);
+        if grant.undo == Undo::Keep || plan.steps.is_empty() {
+            return;
+        }
+        let written = self.update_claim(id, |claim| {
+            claim.grants = left;
+            claim.plan = plan;
+        });
+        if let Err(error) = written {
+            tracing::error!("{error}");
+        }
+    }
+
     async fn give_back_one(self: &Rc<Self>, claim: &Claim, grant: &Grant) -> Given {
         if grant.undo == Undo::Keep {
             return Given::Back;
@@ -181,6 +205,9 @@ impl Engine {
                 return Given::Not(format!("{uuid} is used by {}", other.owner));
             }
         }
+        if claim.seen && self.removes_itself(&uuid).await {
+            return Given::Back;
+        }
         // Right before the write: a removal of a held device would block until its user closes it.
         match self.holders(&[uuid]).await.into_iter().next() {
             Some((_, holders)) if holders.none() => {}
@@ -192,13 +219,32 @@ impl Engine {
             Ok(()) => Given::Back,
             Err(StepError::Refused(error)) if error.is_gone() => match self.refresh_mdevs(&[uuid]).await {
                 Ok(()) if self.state.borrow().inventory.mdev(&uuid).is_none() => Given::Back,
-                _ => Given::Not(error.to_string()),
+                _ => Given::Not(format!("{error}, but it is still there; see the kernel's log: journalctl -k")),
             },
             Err(error) => Given::Not(Error::from(error).message),
         }
     }
 
-    /// Ends a manual claim, or a domain's that is certainly not running.
+    /// Waits for a driver that removes a device by itself once its VM has ended. True when it is gone.
+    async fn removes_itself(self: &Rc<Self>, uuid: &MdevUuid) -> bool {
+        let deadline = Instant::now() + SELF_REMOVAL;
+        loop {
+            let change = self.changed.notified();
+            {
+                let state = self.state.borrow();
+                let Some(mdev) = state.inventory.mdev(uuid) else { return true };
+                let driver = state.inventory.parent(&mdev.parent).and_then(|parent| parent.driver.as_ref());
+                if driver.is_none_or(|driver| driver.as_str() != SELF_REMOVING_DRIVER) {
+                    return false;
+                }
+            }
+            if tokio::time::timeout_at(deadline, change).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Ends a manual claim, or a domain's that is certainly not running. False when it was ending already.
     ///
     /// # Errors
     /// `InUse` when somebody uses one of its devices, or may; `Conflict` for a domain's claim without `force`.
@@ -206,7 +252,7 @@ impl Engine {
         let Some(claim) = self.claim(id) else {
             return Err(Error::new(ErrorName::NotFound, format!("there is no claim {id}")));
         };
-        if matches!(claim.owner, mdevd_core::claim::Owner::Domain { .. }) && !force && !claim.state.is_ending() {
+        if matches!(claim.owner, Owner::Domain { .. }) && !force && !claim.state.is_ending() {
             let message = format!(
                 "this claim belongs to {}, which gives it back when it stops; --force takes it from a domain that is not running",
                 claim.owner
@@ -219,25 +265,55 @@ impl Engine {
                 return Err(Error::new(ErrorName::InUse, format!("{uuid} is in use by {holders}; stop that first")));
             }
         }
-        for uuid in &uuids {
-            let state = self.state.borrow();
-            if let Some(other) = state.claims.values().find(|other| other.id != *id && other.grant(uuid).is_some()) {
+        if matches!(claim.owner, Owner::Domain { .. }) && !claim.state.is_ending() {
+            // It may run and not have opened its device yet.
+            let why = match self.domain_runs(id).await {
+                Known::Known(false) => None,
+                Known::Known(true) => Some("libvirt says that it is running; stop it first".to_string()),
+                Known::Unknown(why) => Some(format!("whether it is running is not known: {why}")),
+            };
+            if let Some(why) = why {
+                return Err(Error::new(ErrorName::InUse, format!("{}: {why}", claim.owner)));
+            }
+        }
+        // Nobody loses what is only lent: just what this claim made goes with it.
+        for grant in claim.grants.iter().filter(|grant| grant.undo == Undo::Remove) {
+            let (state, uuid) = (self.state.borrow(), grant.uuid());
+            if let Some(other) = state.claims.values().find(|other| other.id != *id && other.grant(&uuid).is_some()) {
                 return Err(Error::new(ErrorName::InUse, format!("{uuid} is in use by {}", other.owner)));
             }
         }
-        self.release(id, Some(claim.run), "released by hand", Instant::now() + ANSWER_WITHIN).await?;
-        match self.claim(id).filter(|left| left.run == claim.run) {
-            Some(left) if left.state == ClaimState::Failed => {
-                Err(Error::new(ErrorName::Busy, format!("not given back yet: {}", left.problem)))
+        self.release(id, Some(claim.run), "released by hand", Instant::now()).await?;
+        // A person wants to know how it ended. Every try ends: a write that hangs makes its device stuck, and the try a failed one.
+        loop {
+            let change = self.changed.notified();
+            match self.claim(id).filter(|left| left.run == claim.run) {
+                None => break,
+                Some(left) if left.state == ClaimState::Failed => {
+                    let message = format!("not given back yet: {}; it is tried again until it succeeds", left.problem);
+                    return Err(Error::new(ErrorName::Busy, message));
+                }
+                Some(_) => change.await,
             }
-            _ => Ok(true),
         }
+        self.publish().await;
+        Ok(!claim.state.is_ending())
     }
 }
 
-/// Drops the grants whose device was not being made yet when the work stopped: there is nothing of them to undo, and a device that has
-/// their UUID is somebody else's.
-pub fn forget_what_was_not_begun(claim: &mut Claim) {
-    let begun: Vec<_> = claim.plan.steps.iter().take(claim.plan.done + 1).map(Step::uuid).collect();
-    claim.grants.retain(|grant| grant.undo == Undo::Keep || begun.contains(&grant.uuid()));
+/// Turns a claim from being prepared, or from being ready, to its end. The grants whose device was not being made yet when the work
+/// stopped go at once: there is nothing of them to undo, and a device that has their UUID is somebody else's.
+pub fn begin_end(claim: &mut Claim, why: &str) {
+    if claim.plan.next().is_some() && !is_of_end(&claim.plan) {
+        let begun: Vec<_> = claim.plan.steps.iter().take(claim.plan.done + 1).map(Step::uuid).collect();
+        claim.grants.retain(|grant| grant.undo == Undo::Keep || begun.contains(&grant.uuid()));
+    }
+    claim.state = ClaimState::Releasing;
+    claim.problem = why.to_string();
+    claim.plan = Plan::release(&claim.grants);
+}
+
+/// Whether a plan gives back; one without steps does.
+pub fn is_of_end(plan: &Plan) -> bool {
+    plan.steps.iter().all(|step| matches!(step, Step::Remove { .. }))
 }

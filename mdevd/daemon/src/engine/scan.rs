@@ -1,16 +1,19 @@
 //! What the kernel says: looks at parents and devices on the scan thread, taken into the inventory; and kernel events, which say where
 //! to look again.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use mdevd_core::holders::Holders;
-use mdevd_core::inventory::Mdev;
+use mdevd_core::inventory::{DeviceState, Mdev, Parent, ParentScan};
 use mdevd_core::names::{DeviceKey, MdevUuid, ParentName};
 use mdevd_host::error::EffectError;
 use tokio::sync::mpsc;
 
-use super::Engine;
+use super::{Engine, State};
 use crate::scanner::{Hung, JOB_DEADLINE};
 
 /// What a plain thread tells the engine.
@@ -58,15 +61,23 @@ impl Engine {
                     self.refresh_parent(parent).await;
                 }
             }
+            self.changed.notify_waiters();
             if released {
                 self.take_released_marks().await;
             }
             if domains {
-                // A look of its own task: it waits for /proc, and events go on.
-                let engine = self.clone();
-                tokio::task::spawn_local(async move { engine.reconcile(false).await });
+                self.look_wanted.notify_one();
             }
             self.publish().await;
+        }
+    }
+
+    /// Compares claims and domains after libvirt has changed its files: it writes each of them many times while a domain starts, and
+    /// those that come while a look is under way are one more look. A task of its own, since it waits for `/proc`.
+    pub async fn serve_domains(self: Rc<Self>) {
+        loop {
+            self.domains_changed.notified().await;
+            self.reconcile(false).await;
         }
     }
 
@@ -84,7 +95,15 @@ impl Engine {
                 parents
             }
             Ok(Err(error)) => return self.note("scan", format!("the mdev parents cannot be listed: {error}")),
-            Err(_) => return self.note("scan", "listing the mdev parents does not come back from the kernel".into()),
+            Err(hung) => {
+                let engine = self.clone();
+                tokio::task::spawn_local(async move {
+                    hung.ended().await;
+                    engine.rescan_boxed().await;
+                    engine.publish().await;
+                });
+                return self.note("scan", "listing the mdev parents does not come back from the kernel".into());
+            }
         };
         let gone: Vec<ParentName> = {
             let state = self.state.borrow();
@@ -109,6 +128,11 @@ impl Engine {
         self.state.borrow_mut().notes.remove("scan");
     }
 
+    /// [`Self::rescan`] for a task that it starts itself.
+    fn rescan_boxed(self: &Rc<Self>) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+        Box::pin(self.rescan())
+    }
+
     fn note(&self, subject: &str, message: String) {
         tracing::warn!("{subject}: {message}");
         self.state.borrow_mut().notes.insert(subject.into(), message);
@@ -117,19 +141,28 @@ impl Engine {
     /// Looks at one parent. One that is stuck is not read at all but stays as it was last seen.
     pub async fn refresh_parent(self: &Rc<Self>, name: &ParentName) {
         let skip: BTreeSet<MdevUuid> = {
-            let state = self.state.borrow();
-            if state.stuck_parents.contains_key(name) {
-                return;
+            let mut state = self.state.borrow_mut();
+            if let Some(why) = state.stuck_parents.get(name).cloned() {
+                return state.show_stuck_parent(name, &why);
             }
             state.in_flight.iter().chain(state.stuck_mdevs.keys()).copied().collect()
         };
         let (roots, parent, skipped) = (self.roots.clone(), name.clone(), skip.clone());
         let scan = self
             .scanner
-            .run(move || mdevd_host::scan::scan_parent(&roots, &parent, &|uuid| skipped.contains(uuid)))
+            .run(move || {
+                let passed_over = RefCell::new(Vec::new());
+                let skip = |uuid: &MdevUuid| {
+                    let skip = skipped.contains(uuid);
+                    passed_over.borrow_mut().extend(skip.then_some(*uuid));
+                    skip
+                };
+                let scan = mdevd_host::scan::scan_parent(&roots, &parent, &skip);
+                scan.map(|scan| scan.map(|scan| (scan, passed_over.into_inner())))
+            })
             .await;
         match scan {
-            Ok(Ok(Some(mut scan))) => {
+            Ok(Ok(Some((mut scan, passed_over)))) => {
                 let mut state = self.state.borrow_mut();
                 // A write began while the look was under way: what the look saw of its device is a moment in the middle.
                 let also = state.in_flight.clone();
@@ -142,6 +175,15 @@ impl Engine {
                     .collect();
                 for mdev in kept {
                     if scan.mdevs.iter().all(|seen| seen.uuid != mdev.uuid) {
+                        scan.mdevs.push(mdev);
+                    }
+                }
+                // Stuck since before this daemon: there is no earlier picture of it.
+                for uuid in passed_over {
+                    if let Some(why) = state.stuck_mdevs.get(&uuid)
+                        && scan.mdevs.iter().all(|seen| seen.uuid != uuid)
+                    {
+                        let mdev = state.stuck_mdev(uuid, name, why);
                         scan.mdevs.push(mdev);
                     }
                 }
@@ -160,7 +202,7 @@ impl Engine {
         {
             let mut state = self.state.borrow_mut();
             state.stuck_parents.insert(name.clone(), why.clone());
-            state.inventory.mark_parent_stuck(name, &why);
+            state.show_stuck_parent(name, &why);
         }
         let (engine, name) = (self.clone(), name.clone());
         tokio::task::spawn_local(async move {
@@ -172,33 +214,60 @@ impl Engine {
         });
     }
 
-    /// Looks at single devices, whether they exist and as what.
+    /// Looks at single devices, whether they exist and as what. One that is stuck is not read.
     ///
     /// # Errors
-    /// A sentence when the look does not come back or cannot be made; the inventory is then as it was.
+    /// A sentence when one is stuck, or its look does not come back or cannot be made; what is known of it is then as it was.
     pub async fn refresh_mdevs(self: &Rc<Self>, uuids: &[MdevUuid]) -> Result<(), String> {
-        let (roots, list) = (self.roots.clone(), uuids.to_vec());
-        let looks = self
-            .scanner
-            .run(move || {
-                let look = |uuid: &MdevUuid| Ok((*uuid, mdevd_host::scan::scan_mdev(&roots, uuid)?));
-                list.iter().map(look).collect::<Result<Vec<(MdevUuid, Option<Mdev>)>, EffectError>>()
-            })
-            .await
-            .map_err(|_| "looking at the device does not come back from the kernel".to_string())?
-            .map_err(|error| error.to_string())?;
-        let mut state = self.state.borrow_mut();
-        for (uuid, seen) in looks {
-            if let Some(why) = state.stuck_mdevs.get(&uuid).cloned() {
-                state.inventory.mark_mdev_stuck(&uuid, &why);
-                continue;
+        for uuid in uuids {
+            if let Some(why) = self.state.borrow().stuck_mdevs.get(uuid) {
+                return Err(format!("{uuid} is stuck: {why}"));
             }
-            match seen {
-                Some(mdev) => state.inventory.insert_mdev(mdev),
-                None => state.inventory.remove_mdev(&uuid),
+            let half_removed = self.half_removed(uuid);
+            let folder = half_removed.as_ref().map(|(folder, _)| folder.clone());
+            // Each is a job of its own, so that it is known which one hangs.
+            let (roots, looked_at) = (self.roots.clone(), *uuid);
+            let look = move || {
+                let seen = mdevd_host::scan::scan_mdev(&roots, &looked_at)?;
+                Ok::<_, EffectError>((seen, folder.is_some_and(|folder| folder.exists())))
+            };
+            match self.scanner.run(look).await {
+                Ok(Ok((Some(mdev), _))) => self.state.borrow_mut().inventory.insert_mdev(mdev),
+                Ok(Ok((None, true))) => {
+                    let why = half_removed.map(|(_, why)| why).unwrap_or_default();
+                    return Err(format!("{uuid} is stuck: {why}"));
+                }
+                Ok(Ok((None, false))) => self.state.borrow_mut().inventory.remove_mdev(uuid),
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(hung) => return Err(self.mdev_hangs(*uuid, hung)),
             }
         }
         Ok(())
+    }
+
+    /// The folder of a device that was half removed when it was last seen, and why: it can no longer be found by its UUID.
+    fn half_removed(&self, uuid: &MdevUuid) -> Option<(PathBuf, String)> {
+        let state = self.state.borrow();
+        let mdev = state.inventory.mdev(uuid)?;
+        let DeviceState::Stuck(why) = &mdev.state else { return None };
+        let parent = state.inventory.parent(&mdev.parent)?;
+        Some((self.roots.sys.join(&parent.path).join(uuid.to_string()), why.clone()))
+    }
+
+    fn mdev_hangs(self: &Rc<Self>, uuid: MdevUuid, hung: Hung) -> String {
+        let why = format!("reading it has not come back from the kernel in {} s", JOB_DEADLINE.as_secs());
+        tracing::warn!("{uuid}: {why}");
+        {
+            let mut state = self.state.borrow_mut();
+            state.stuck_mdevs.insert(uuid, why.clone());
+            state.inventory.mark_mdev_stuck(&uuid, &why);
+        }
+        let engine = self.clone();
+        tokio::task::spawn_local(async move {
+            hung.ended().await;
+            engine.unmark_stuck(&uuid, None).await;
+        });
+        format!("{uuid} is stuck: {why}")
     }
 
     /// Who holds each of these devices, read now.
@@ -219,6 +288,41 @@ impl Engine {
                     .collect()
             }
             Err(_) => unknown("reading /proc does not come back"),
+        }
+    }
+}
+
+impl State {
+    /// Marks a parent stuck. One that has never been seen, because it already was when the daemon started, is shown without types.
+    fn show_stuck_parent(&mut self, name: &ParentName, why: &str) {
+        if self.inventory.parent(name).is_some() {
+            return self.inventory.mark_parent_stuck(name, why);
+        }
+        let mdevs = self.inventory.mdevs_on(name).map(|mdev| (**mdev).clone()).collect();
+        let parent = Parent {
+            name: name.clone(),
+            path: String::new(),
+            numa_node: None,
+            driver: None,
+            types: BTreeMap::new(),
+            state: DeviceState::Stuck(why.into()),
+            problems: Vec::new(),
+        };
+        self.inventory.update(ParentScan { parent, mdevs });
+    }
+
+    /// A device that must not be read, as the claim on it says it is.
+    fn stuck_mdev(&self, uuid: MdevUuid, parent: &ParentName, why: &str) -> Mdev {
+        let grant = self.claims.values().find_map(|claim| claim.grant(&uuid));
+        Mdev {
+            uuid,
+            parent: parent.clone(),
+            mdev_type: grant.map(|grant| grant.mdev_type.clone()),
+            device_api: grant.map(|grant| grant.device_api.clone()).unwrap_or_default(),
+            iommu_group: None,
+            numa_node: self.inventory.parent(parent).and_then(|parent| parent.numa_node),
+            driver: None,
+            state: DeviceState::Stuck(why.into()),
         }
     }
 }

@@ -118,16 +118,16 @@ impl Engine {
             (Step::Create { mdev_type, parent, .. }, Some(mdev)) => {
                 let got = mdev.mdev_type.as_ref().map_or("unknown", |t| t.as_str());
                 let message = format!(
-                    "{uuid} was created with type {mdev_type} on {parent}, but the kernel shows type {got} on {}",
+                    "{uuid} was created with type {mdev_type} on {parent}, but the kernel shows type {got} on {}; see the kernel's log: journalctl -k",
                     mdev.parent
                 );
                 Err(StepError::NoEffect(message))
             }
             (Step::Create { parent, .. }, None) => Err(StepError::NoEffect(format!(
-                "{parent} accepted the creation of {uuid}, but it is not there; see the kernel's log"
+                "{parent} accepted the creation of {uuid}, but it is not there; see the kernel's log: journalctl -k"
             ))),
             (Step::Remove { .. }, Some(_)) => Err(StepError::NoEffect(format!(
-                "the kernel accepted the removal of {uuid}, but it is still there; see the kernel's log"
+                "the kernel accepted the removal of {uuid}, but it is still there; see the kernel's log: journalctl -k"
             ))),
             (Step::Remove { .. }, None) | (Step::SetAttribute { .. }, _) => Ok(()),
         }
