@@ -249,6 +249,10 @@ fn judge(
         );
     }
     let Some(offered) = parent.types.get(mdev_type) else {
+        // Stuck before it could be looked at: what it offers is not known.
+        if let (DeviceState::Stuck(why), true) = (&parent.state, parent.types.is_empty()) {
+            return refused(Reason::Stuck, format!("{name} is stuck: {why}"));
+        }
         return refused(Reason::NoSuchType, format!("{name} does not offer the type {mdev_type}"));
     };
     if context.excluded.contains(name) {
@@ -257,7 +261,12 @@ fn judge(
     if let DeviceState::Stuck(why) = &parent.state {
         return refused(Reason::Stuck, format!("{name} is stuck: {why}"));
     }
+    let none_left = || format!("no instance of {mdev_type} is left on {name}{}", in_use_by(usage, ", "));
     if let Some((_, why)) = context.refused.iter().find(|(refused, _)| refused == name) {
+        // The kernel has only confirmed what it said before.
+        if offered.available == 0 {
+            return refused(Reason::NoInstance, none_left());
+        }
         return refused(Reason::KernelRefused, format!("{why}{}", in_use_by(usage, &format!("; {name} is "))));
     }
     if let Some(model) = need.model.as_ref().filter(|model| **model != offered.device_api) {
@@ -276,8 +285,7 @@ fn judge(
         return refused(Reason::WrongNumaNode, message);
     }
     if offered.available == 0 {
-        let message = format!("no instance of {mdev_type} is left on {name}{}", in_use_by(usage, ", "));
-        return Verdict::LastResort(Refusal::new(Reason::NoInstance, message));
+        return Verdict::LastResort(Refusal::new(Reason::NoInstance, none_left()));
     }
     if offered.available <= usage.reserved {
         let message = format!("the last instance of {mdev_type} on {name} is promised{}", in_use_by(usage, ", "));

@@ -232,8 +232,8 @@ fn two_domains_and_one_instance() {
     assert_eq!(
         setting.choose(&need(2, "nvidia-63")).refusal.unwrap(),
         Refusal::new(
-            Reason::KernelRefused,
-            "no device for 'gpu0' (type nvidia-63): create failed: ENOSPC; 0000:41:00.0 is in use by domain 'render'"
+            Reason::NoInstance,
+            "no device for 'gpu0' (type nvidia-63): no instance of nvidia-63 is left on 0000:41:00.0, in use by domain 'render'"
         )
     );
 }
@@ -337,6 +337,17 @@ fn summaries_word_for_word() {
         (
             {
                 let mut setting = Setting::of(cards());
+                refused(&mut setting);
+                setting
+            },
+            need(1, "nvidia-63"),
+            Reason::NoInstance,
+            "no device for 'gpu0' (type nvidia-63): no instance of nvidia-63 is left on 0000:41:00.0; no instance of nvidia-63 is left on 0000:42:00.0",
+        ),
+        (
+            {
+                let card = |host: Host, name| host.parent(name).offers("nvidia-63", 1);
+                let mut setting = Setting::of(card(card(Host::default(), "0000:41:00.0"), "0000:42:00.0"));
                 refused(&mut setting);
                 setting
             },

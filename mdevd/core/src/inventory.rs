@@ -152,6 +152,16 @@ impl Inventory {
         }
     }
 
+    /// Takes in a new look at how many of one type a parent has left.
+    pub fn set_available(&mut self, parent: &ParentName, mdev_type: &MdevTypeId, available: u32) {
+        let Some(parent) = self.parents.get_mut(parent) else { return };
+        if parent.types.get(mdev_type).is_some_and(|offered| offered.available != available)
+            && let Some(offered) = Arc::make_mut(parent).types.get_mut(mdev_type)
+        {
+            offered.available = available;
+        }
+    }
+
     /// Takes in a new look at one mediated device.
     pub fn insert_mdev(&mut self, mdev: Mdev) {
         match self.mdevs.get(&mdev.uuid) {

@@ -35,6 +35,21 @@ fn an_equal_look_keeps_every_identity() {
 }
 
 #[test]
+fn a_look_at_one_count_changes_that_count() {
+    let before = host().inventory();
+    let mut after = before.clone();
+    after.set_available(&parent("p"), &mdev_type("t"), 3);
+    after.set_available(&parent("p"), &mdev_type("other"), 1);
+    after.set_available(&parent("other"), &mdev_type("t"), 1);
+    assert!(before.parents().zip(after.parents()).all(|(a, b)| Arc::ptr_eq(a, b)), "nothing is new");
+
+    after.set_available(&parent("p"), &mdev_type("t"), 2);
+    let available =
+        |inventory: &Inventory| inventory.parents().map(|p| p.types[&mdev_type("t")].available).collect::<Vec<_>>();
+    assert_eq!((available(&before), available(&after)), (vec![3, 4], vec![2, 4]));
+}
+
+#[test]
 fn what_a_look_no_longer_finds_is_gone_and_nothing_else() {
     let mut inventory = host().inventory();
     let mut scan = host().scans()[0].clone();

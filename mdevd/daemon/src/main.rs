@@ -91,8 +91,8 @@ fn run(args: Args, set_log_level: fn(tracing::Level)) -> anyhow::Result<()> {
     set_log_level(config.log_level);
     mdevd_host::files::ensure_state_dirs(&roots)?;
     let _lock = mdevd_host::files::instance_lock(&roots)?;
-    // By path and not by /proc/self/exe, so that an upgrade's new file is what runs next.
-    let exe = std::env::current_exe().context("the daemon's own program cannot be found")?;
+    // The file that this process runs, also when an upgrade has put another in its place.
+    let exe = PathBuf::from("/proc/self/exe");
     let source = match args.uevents {
         Uevents::Netlink => UeventSource::netlink()?,
         Uevents::Stdin => {
@@ -131,7 +131,6 @@ async fn serve(
     engine.load(&events_to).await;
     engine.publish().await;
     tokio::task::spawn_local(engine.clone().serve_events(events));
-    tokio::task::spawn_local(engine.clone().serve_domains());
     tokio::task::spawn_local(jobs.serve(engine.clone()));
     connection
         .request_name(mdevd_dbus::BUS_NAME)

@@ -112,6 +112,12 @@ pub fn scan_mdev(roots: &Roots, uuid: &MdevUuid) -> Result<Option<Mdev>, EffectE
     Ok(Some(mdev))
 }
 
+/// How many of one type a parent has left, in one read; `None` when it does not say. `parent` is its folder below the sysfs root.
+pub fn available(roots: &Roots, parent: &str, mdev_type: &MdevTypeId) -> Option<u32> {
+    let at = roots.sys.join(parent).join("mdev_supported_types").join(mdev_type.as_str()).join("available_instances");
+    read::optional_attribute(&at).ok()??.trim().parse().ok()
+}
+
 /// A parent's folder below the sysfs root.
 fn parent_path(roots: &Roots, name: &ParentName) -> Result<Option<std::path::PathBuf>, EffectError> {
     let at = roots.parent_dir(name);

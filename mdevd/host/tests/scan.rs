@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use mdevd_core::inventory::{DeviceState, Inventory, Mdev, ParentScan};
 use mdevd_core::names::{IommuGroupId, MdevUuid, NumaNode};
 use mdevd_host::roots::Roots;
-use mdevd_host::scan::{list_parents, scan_all, scan_mdev, scan_parent};
+use mdevd_host::scan::{available, list_parents, scan_all, scan_mdev, scan_parent};
 
 const UUID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -104,6 +104,16 @@ fn a_parent_is_seen_with_its_types_and_devices() {
     };
     assert_eq!(scan.mdevs, std::slice::from_ref(&expected));
     assert_eq!(scan_mdev(&sysfs.roots, &uuid()).unwrap(), Some(expected));
+}
+
+#[test]
+fn one_count_is_read_alone() {
+    let sysfs = Sysfs::new();
+    let parent = sysfs.mtty();
+    let count = |id: &str| available(&sysfs.roots, parent.to_str().unwrap(), &id.parse().unwrap());
+    assert_eq!((count("mtty-1"), count("mtty-2"), count("mtty-3")), (Some(24), Some(12), None));
+    sysfs.file(parent.join("mdev_supported_types/mtty-1/available_instances"), "many\n");
+    assert_eq!(count("mtty-1"), None);
 }
 
 #[test]

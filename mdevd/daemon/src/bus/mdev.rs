@@ -91,7 +91,8 @@ impl MdevObject {
         pairs.extend(boot_order.map(|order| ("boot-order", order.to_string())));
         options.finish()?;
         // What no device could have is the caller's mistake; what only this one cannot have is not.
-        let of_api = |api| MdevHostdevXml::from_options(mdev.uuid, api, pairs.iter().map(|(key, text)| (*key, text.as_str())));
+        let of_api =
+            |api| MdevHostdevXml::from_options(mdev.uuid, api, pairs.iter().map(|(key, text)| (*key, text.as_str())));
         of_api("")?;
         let xml = of_api(&mdev.device_api).map_err(|error| Error::new(ErrorName::NotSupported, error.to_string()))?;
         Ok(xml.to_xml())

@@ -124,7 +124,11 @@ impl Engine {
                 // The answer's errors are logged and listed where they happen.
                 let _ = self.release(&claim.id, Some(claim.run), why, Instant::now()).await;
             }
-            Action::Retry(_) => self.finish_behind(claim.id),
+            Action::Retry(_) => {
+                self.finish_behind(claim.id);
+                // Where a try has failed already, the next does not wait for its time.
+                self.changed.notify_waiters();
+            }
             _ => {}
         }
     }

@@ -59,8 +59,11 @@ impl Engine {
         let uuid = call.uuid.unwrap_or_else(|| MdevUuid(Uuid::new_v4()));
         if call.uuid.is_some() {
             self.refresh_mdevs(&[uuid]).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
-            if let Some(unchanged) = self.existing(&call, &uuid)? {
-                return Ok((unchanged, false));
+            let existing = self.existing(&call, &uuid).transpose();
+            if let Some(existing) = existing {
+                // The look may have found something new.
+                self.publish().await;
+                return existing.map(|uuid| (uuid, false));
             }
         }
         let need = Need {
@@ -99,7 +102,9 @@ impl Engine {
         let same = mdev.mdev_type.as_ref() == Some(&call.mdev_type)
             && call.parent.as_ref().is_none_or(|parent| *parent == mdev.parent);
         let own = owner.as_ref().is_some_and(|claim| {
-            matches!(claim.owner, Owner::Manual { .. }) && claim.owner_uid == call.uid && claim.state == ClaimState::Ready
+            matches!(claim.owner, Owner::Manual { .. })
+                && claim.owner_uid == call.uid
+                && claim.state == ClaimState::Ready
         });
         if same && own {
             return Ok(Some(*uuid));

@@ -32,6 +32,7 @@ use mdevd_dbus::ErrorName;
 use mdevd_host::busy::BusyLocks;
 use mdevd_host::files::ClaimFiles;
 use mdevd_host::roots::Roots;
+use rustix::io::Errno;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -89,8 +90,6 @@ pub struct Engine {
     pub set_log_level: fn(tracing::Level),
     /// Fires when a claim has changed state or something is no longer stuck.
     pub changed: Notify,
-    /// Fires when libvirt has written or deleted a status file.
-    pub domains_changed: Notify,
     /// Asks for a look at claims, domains and holders before its time.
     pub look_wanted: Notify,
     started: Instant,
@@ -168,7 +167,6 @@ impl Engine {
             set_log_level,
             changed: Notify::new(),
             look_wanted: Notify::new(),
-            domains_changed: Notify::new(),
             started: Instant::now(),
         })
     }
@@ -212,7 +210,9 @@ impl Engine {
             Err(error) => {
                 let message = format!("the claim of {} cannot be written: {error}", claim.owner);
                 self.state.borrow_mut().notes.insert(note, message.clone());
-                Err(Error::new(ErrorName::Unavailable, format!("{message}; is /run full?")))
+                let full = [Errno::NOSPC, Errno::DQUOT].iter().any(|errno| error.is(*errno));
+                let advice = if full { "make room in /run" } else { "mdevd must be able to write there" };
+                Err(Error::new(ErrorName::Unavailable, format!("{message}; {advice}")))
             }
         }
     }

@@ -47,7 +47,11 @@ impl Engine {
         self.refresh_mdevs(&uuids).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
         let id = draft.id;
         let needs = draft.needs.clone();
-        self.reserve(draft)?;
+        if let Err(error) = self.reserve(draft) {
+            // The look may have found something new.
+            self.publish().await;
+            return Err(error);
+        }
         // While the first write is under way.
         self.publish_behind();
         let outcome = self.carry_out(&id, &needs, deadline).await;
@@ -215,7 +219,7 @@ impl Engine {
         let Step::Create { parent, uuid, .. } = step else { return Err(error.into()) };
         let why = match &error {
             StepError::Refused(effect) if TRY_ELSEWHERE.iter().any(|errno| effect.is(*errno)) => effect.to_string(),
-            StepError::Stuck(why) => why.clone(),
+            StepError::ParentStuck(why) => why.clone(),
             _ => return Err(error.into()),
         };
         let Some(claim) = self.claim(id) else { return Err(cancelled()) };

@@ -75,26 +75,26 @@ impl Engine {
         }
         self.finish_behind(*id);
         self.publish_behind();
-        self.wait_gone(id, claim.run, answer_by).await;
+        self.wait_tried(id, claim.run, answer_by).await;
         self.publish().await;
         Ok(true)
     }
 
-    /// Waits until a run's claim is gone. False when `until` came first.
-    pub async fn wait_gone(&self, id: &Uuid, run: RunId, until: Instant) -> bool {
+    /// Waits until a run's claim is gone, or a try at that has failed and it goes on behind; at most until `until`.
+    async fn wait_tried(&self, id: &Uuid, run: RunId, until: Instant) {
         loop {
             // Asked for before the look, so that a change between the two is not missed.
             let change = self.changed.notified();
-            if self.claim(id).is_none_or(|claim| claim.run != run) {
-                return true;
+            if self.claim(id).is_none_or(|claim| claim.run != run || claim.state == ClaimState::Failed) {
+                return;
             }
             if tokio::time::timeout_at(until, change).await.is_err() {
-                return false;
+                return;
             }
         }
     }
 
-    /// Undoes a claim whose prepare has failed, and waits for that until the deadline.
+    /// Undoes a claim whose prepare has failed, and waits for the first try at that until the deadline.
     pub async fn undo(self: &Rc<Self>, id: &Uuid, why: &str, deadline: Instant) {
         let Some(run) = self.claim(id).map(|claim| claim.run) else { return };
         let written = self.update_claim(id, |claim| begin_end(claim, why));
@@ -102,7 +102,7 @@ impl Engine {
             tracing::error!("{error}");
         }
         self.finish_behind(*id);
-        self.wait_gone(id, run, deadline).await;
+        self.wait_tried(id, run, deadline).await;
     }
 
     /// Starts the removal of a claim's devices, unless somebody is at it already.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use mdevd_core::holders::Holders;
 use mdevd_core::inventory::{DeviceState, Mdev, Parent, ParentScan};
-use mdevd_core::names::{DeviceKey, MdevUuid, ParentName};
+use mdevd_core::names::{DeviceKey, MdevTypeId, MdevUuid, ParentName};
 use mdevd_host::error::EffectError;
 use tokio::sync::mpsc;
 
@@ -58,7 +58,11 @@ impl Engine {
                 self.rescan().await;
             } else {
                 for parent in &parents {
-                    self.refresh_parent(parent).await;
+                    // A step under way there is what the kernel speaks of: its read-back does not wait for a look at the whole parent,
+                    // which comes when the step is done.
+                    if !self.is_changing(parent) {
+                        self.refresh_parent(parent).await;
+                    }
                 }
             }
             self.changed.notify_waiters();
@@ -69,15 +73,6 @@ impl Engine {
                 self.look_wanted.notify_one();
             }
             self.publish().await;
-        }
-    }
-
-    /// Compares claims and domains after libvirt has changed its files: it writes each of them many times while a domain starts, and
-    /// those that come while a look is under way are one more look. A task of its own, since it waits for `/proc`.
-    pub async fn serve_domains(self: Rc<Self>) {
-        loop {
-            self.domains_changed.notified().await;
-            self.reconcile(false).await;
         }
     }
 
@@ -212,6 +207,35 @@ impl Engine {
             engine.changed.notify_waiters();
             engine.publish().await;
         });
+    }
+
+    /// Whether a step is under way on a parent.
+    fn is_changing(&self, parent: &ParentName) -> bool {
+        self.state.borrow().parent_locks.get(parent).is_some_and(|lock| lock.try_lock().is_err())
+    }
+
+    /// Looks at a parent on which a step is done, behind its caller's back: its other types may draw on the same stock. With the next
+    /// step under way there already, that one's end is early enough.
+    pub fn look_behind(self: &Rc<Self>, parent: &ParentName) {
+        let (engine, parent) = (self.clone(), parent.clone());
+        tokio::task::spawn_local(async move {
+            if !engine.is_changing(&parent) {
+                engine.refresh_parent(&parent).await;
+                engine.changed.notify_waiters();
+                engine.publish().await;
+            }
+        });
+    }
+
+    /// Looks at how many of one type a parent has left. One that does not say, or does not come back, is found out by the look at the
+    /// whole parent that follows.
+    pub async fn refresh_available(self: &Rc<Self>, parent: &ParentName, mdev_type: MdevTypeId) {
+        let Some(path) = self.state.borrow().inventory.parent(parent).map(|parent| parent.path.clone()) else { return };
+        let (roots, id) = (self.roots.clone(), mdev_type.clone());
+        let look = self.scanner.run(move || mdevd_host::scan::available(&roots, &path, &id)).await;
+        if let Ok(Some(available)) = look {
+            self.state.borrow_mut().inventory.set_available(parent, &mdev_type, available);
+        }
     }
 
     /// Looks at single devices, whether they exist and as what. One that is stuck is not read.

@@ -25,8 +25,11 @@ pub enum StepError {
     Refused(EffectError),
     /// The write has not come back; it goes on by itself and its device is stuck until then.
     TimedOut(String),
-    /// It was not tried, because an earlier write or read has not come back.
+    /// An earlier write or read of the device has not come back: it was not tried, or its effect cannot be read back. Another parent would
+    /// not help.
     Stuck(String),
+    /// It was not tried, because an earlier write or read of the parent has not come back.
+    ParentStuck(String),
     /// The write came back, but its effect is not there.
     NoEffect(String),
 }
@@ -36,7 +39,7 @@ impl From<StepError> for Error {
         match error {
             StepError::Refused(error) => error.into(),
             StepError::TimedOut(why) => Self::new(ErrorName::TimedOut, why),
-            StepError::Stuck(why) => Self::new(ErrorName::Stuck, why),
+            StepError::Stuck(why) | StepError::ParentStuck(why) => Self::new(ErrorName::Stuck, why),
             StepError::NoEffect(why) => Self::new(ErrorName::KernelRefused, why),
         }
     }
@@ -62,7 +65,14 @@ pub fn parse_busy_key(key: &str) -> Option<(MdevUuid, Option<ParentName>)> {
 impl Engine {
     /// Makes one step and reads its effect back.
     pub async fn run_step(self: &Rc<Self>, step: &Step, deadline: Instant) -> Result<(), StepError> {
-        let _turn = self.lock_parent(step.parent(), deadline).await?;
+        let turn = self.lock_parent(step.parent(), deadline).await?;
+        let outcome = self.run_step_alone(step, deadline).await;
+        drop(turn);
+        self.look_behind(step.parent());
+        outcome
+    }
+
+    async fn run_step_alone(self: &Rc<Self>, step: &Step, deadline: Instant) -> Result<(), StepError> {
         let uuid = step.uuid();
         let parent_path = {
             let state = self.state.borrow();
@@ -70,7 +80,7 @@ impl Engine {
                 return Err(StepError::Stuck(format!("{uuid} is stuck: {why}")));
             }
             if let (Step::Create { parent, .. }, Some(why)) = (step, state.stuck_parents.get(step.parent())) {
-                return Err(StepError::Stuck(format!("{parent} is stuck: {why}")));
+                return Err(StepError::ParentStuck(format!("{parent} is stuck: {why}")));
             }
             match (step, state.inventory.parent(step.parent())) {
                 (_, Some(parent)) => parent.path.clone(),
@@ -110,7 +120,14 @@ impl Engine {
 
     async fn read_back(self: &Rc<Self>, step: &Step) -> Result<(), StepError> {
         let uuid = step.uuid();
+        let mdev_type = match step {
+            Step::Create { mdev_type, .. } => Some(mdev_type.clone()),
+            _ => self.state.borrow().inventory.mdev(&uuid).and_then(|mdev| mdev.mdev_type.clone()),
+        };
         self.refresh_mdevs(&[uuid]).await.map_err(StepError::Stuck)?;
+        if let (Step::Create { .. } | Step::Remove { .. }, Some(mdev_type)) = (step, mdev_type) {
+            self.refresh_available(step.parent(), mdev_type).await;
+        }
         let state = self.state.borrow();
         let seen = state.inventory.mdev(&uuid);
         match (step, seen) {
