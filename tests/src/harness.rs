@@ -50,7 +50,8 @@ pub fn program(name: &str) -> PathBuf {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
         build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).args(["build", "--quiet"]);
-        build.args(["-p", "mdevd", "-p", "hostdevctl", "-p", "mdevd-hook"]);
+        // The whole workspace, as the tests themselves are built: a part of it would have its libraries built again, with fewer features.
+        build.args(["--workspace", "--bins"]);
         build.arg("--target-dir").arg(dir.parent().expect("target"));
         if dir.ends_with("release") {
             build.arg("--release");
@@ -353,7 +354,7 @@ pub struct Question {
 /// A stand-in for polkit.
 #[derive(Debug)]
 pub struct FakePolkit {
-    _connection: Connection,
+    connection: Connection,
     verdict: watch::Sender<Verdict>,
     asked: Arc<Mutex<Vec<Question>>>,
 }
@@ -402,12 +403,17 @@ impl FakePolkit {
             .build()
             .await
             .expect("a polkit of our own");
-        Self { _connection: connection, verdict, asked }
+        Self { connection, verdict, asked }
     }
 
     /// Changes what it answers, also to the questions that it has not answered yet.
     pub fn answer(&self, verdict: Verdict) {
         self.verdict.send_replace(verdict);
+    }
+
+    /// Takes it from the bus, whatever it still owes an answer to.
+    pub async fn die(self) {
+        self.connection.close().await.expect("its connection is open");
     }
 
     /// What it has been asked, and forgets it.
