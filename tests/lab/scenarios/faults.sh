@@ -28,19 +28,18 @@ HOOK
   released slow1 "$mdev"
 }
 
-# kill_at N CMD...: runs CMD while mdevd is killed as it renames a file for the Nth time (claims are written so: planned, a
-# step done, ready, releasing, …). Whether CMD succeeds does not matter here. Fails if there is no Nth rename.
+# kill_at SYSCALLS N CMD...: runs CMD while mdevd is killed as it begins its Nth of these system calls, then has systemd start it
+# again. CMD's exit status, which may be any, is in $status. Returns 1 if there was no Nth such call: mdevd was not killed.
 kill_at() {
-  local n=$1 pid tracer
-  shift
+  local calls=$1 n=$2 pid tracer
+  shift 2
   pid=$(mdevd_pid)
-  rm -f /tmp/strace.out
-  strace -qq -o /tmp/strace.out -e trace=rename,renameat,renameat2 \
-    -e inject=rename,renameat,renameat2:signal=SIGKILL:when="$n" -p "$pid" 2>/tmp/strace.err &
+  strace -qq -o /dev/null -e trace="$calls" -e inject="$calls:signal=SIGKILL:when=$n" -p "$pid" 2>/tmp/strace.err &
   tracer=$!
   eventually grep -q "^TracerPid:[[:space:]]*$tracer" "/proc/$pid/status"
-  "$@" >/tmp/killed-command.out 2>&1
-  if kill -0 "$pid" 2>/dev/null && [ "$(mdevd_pid)" = "$pid" ]; then
+  status=0
+  "$@" >/tmp/killed-command.out 2>&1 || status=$?
+  if [ "$(mdevd_pid)" = "$pid" ] && kill -0 "$pid" 2>/dev/null; then
     kill $tracer
     wait $tracer 2>/dev/null
     return 1
@@ -50,49 +49,91 @@ kill_at() {
   must systemctl start mdevd
 }
 
-scenario_killed_in_prepare() {
-  local n first second
+# Where mdevd is killed: before a file of its own is renamed into place (a claim is planned, a step done, ready, releasing), before
+# a writer is started, before a file is removed (of the last attempt, of a writer that has ended, of a claim that has), before
+# anything is said on the bus (the reply as well).
+kill_points=(rename clone,clone3,vfork unlink sendmsg)
+
+# at_every_point WHAT BEFORE CMD AFTER: for each point: BEFORE, CMD while mdevd is killed there, AFTER.
+at_every_point() {
+  local what=$1 before=$2 command=$3 after=$4 calls n total=0
+  for calls in "${kill_points[@]}"; do
+    for ((n = 1; ; n++)); do
+      [ $n -lt 40 ] || fail "no end of '$calls'"
+      $before
+      kill_at "$calls" $n $command || break
+      $after
+    done
+    [ $n -gt 1 ] || fail "mdevd makes no '$calls' in $what: the kills missed"
+    total=$((total + n - 1))
+    $after
+  done
+  released kill1
+  say "mdevd was killed at each of $total points of $what"
+}
+
+# as_libvirt OP SUBOP: the hook for the domain kill1, run as libvirt runs it.
+as_libvirt() { $hooks/mdevd kill1 "$1" "$2" - </tmp/kill1.xml; }
+
+define_kill1() {
   first=$(derived_uuid kill1 tty0) second=$(derived_uuid kill1 tty1)
   define kill1 request='name="tty0" type="mtty-1"' request='name="tty1" type="mtty-2"' hostdev="$first" hostdev="$second"
   must systemctl start mdevd
-  for ((n = 1; n < 9; n++)); do
-    kill_at $n virsh start kill1 || break
-    if running kill1; then
-      runs_with kill1 "$first" mtty-1
-      runs_with kill1 "$second" mtty-2
-      destroy kill1
-    fi
-    released kill1 "$first" "$second"
-  done
-  [ $n -gt 2 ] || fail "mdevd wrote the claim only $((n - 1)) times in a start: the kills missed"
-  say "mdevd was killed at each of the $((n - 1)) renames of a start with two requests"
-  runs_with kill1 "$first" mtty-1 # the last start was left alone
-  destroy kill1
-  released kill1 "$first" "$second"
+}
+
+scenario_killed_in_prepare() {
+  local first second status
+  define_kill1
+  at_every_point 'a prepare with two requests' true 'as_libvirt prepare begin' prepared_or_not
+}
+
+# A prepare that succeeded has made all there is to make; one that failed nothing that stays after the release, which libvirt sends
+# in both cases.
+prepared_or_not() {
+  if [ $status = 0 ]; then
+    [ "$(claim_state kill1)" = ready ] || fail "the claim is $(claim_state kill1)"
+    [ "$(mdev_type "$first")" = mtty-1 ] || fail "the first mdev is a $(mdev_type "$first")"
+    [ "$(mdev_type "$second")" = mtty-2 ] || fail "the second mdev is a $(mdev_type "$second")"
+  fi
+  must as_libvirt release end
+  nothing_left
+}
+
+nothing_left() {
+  eventually not has_claim kill1
+  eventually not mdev_exists "$first"
+  eventually not mdev_exists "$second"
 }
 
 scenario_killed_in_release() {
-  local n first second
-  first=$(derived_uuid kill2 tty0) second=$(derived_uuid kill2 tty1)
-  define kill2 request='name="tty0" type="mtty-1"' request='name="tty1" type="mtty-2"' hostdev="$first" hostdev="$second"
-  must systemctl start mdevd
-  for ((n = 1; n < 9; n++)); do
-    start kill2
-    runs_with kill2 "$first" mtty-1
-    kill_at $n release_and_wait kill2 || break
-    released kill2 "$first" "$second"
-  done
-  [ $n -gt 1 ] || fail "mdevd did not write the claim in a release: the kills missed"
-  say "mdevd was killed at each of the $((n - 1)) renames of a release with two requests"
-  released kill2 "$first" "$second"
+  local first second status
+  define_kill1
+  at_every_point 'a release of two devices' 'must as_libvirt prepare begin' release_and_wait nothing_left
 }
 
 # `release` is answered before everything is freed: wait for the rest, or for the daemon's death.
 release_and_wait() {
   local pid
   pid=$(mdevd_pid)
-  virsh destroy "$1"
-  eventually sh -c "! [ -e $(claim_file "$1") ] || [ \"\$(systemctl show -P MainPID mdevd)\" != $pid ]"
+  as_libvirt release end
+  eventually sh -c "! [ -e $(claim_file kill1) ] || [ \"\$(systemctl show -P MainPID mdevd)\" != $pid ]"
+}
+
+# The same through virsh, once each way.
+scenario_killed_under_virsh() {
+  local first second status
+  define_kill1
+  kill_at rename 2 virsh start kill1 || fail "mdevd was not killed"
+  if [ $status = 0 ]; then
+    runs_with kill1 "$first" mtty-1
+    runs_with kill1 "$second" mtty-2
+  else
+    released kill1 "$first" "$second"
+    start kill1
+  fi
+  kill_at unlink 1 virsh destroy kill1 || fail "mdevd was not killed"
+  [ $status = 0 ] || fail "virsh destroy: $(cat /tmp/killed-command.out)"
+  released kill1 "$first" "$second"
 }
 
 # libvirtd is killed while our hook has answered and another one still runs: no `release` ever comes.

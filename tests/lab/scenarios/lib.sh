@@ -46,9 +46,10 @@ must_print() {
 
 matches() { grep -qiE -- "$1" <<<"$out"; }
 
-# eventually [SECONDS] CMD...: CMD succeeds within SECONDS (10); tried again and again until then.
+# eventually [SECONDS] CMD...: CMD succeeds within SECONDS (30, since two guests may share a busy machine); tried again and again
+# until then.
 eventually() {
-  local limit=10 end
+  local limit=30 end
   case $1 in [0-9]*) limit=$1; shift ;; esac
   end=$((SECONDS + limit))
   until out=$("$@" 2>&1); do

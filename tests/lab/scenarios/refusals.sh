@@ -4,7 +4,8 @@ scenario_full_parent() {
   define_tty full1
   fill 0
   must_fail_with 'mtty-1.*(no instance|no free|full|left|ENOSPC)|(no instance|no free|full|left|ENOSPC).*mtty-1' virsh start full1
-  matches 'mtty' || fail "the parent is not named"$'\n'"$out"
+  matches 'left on mtty' || fail "the parent is not named"$'\n'"$out"
+  matches 'stop a VM|another type' || fail "it does not say what to do"$'\n'"$out"
   released full1 "$mdev"
 }
 
@@ -34,7 +35,8 @@ scenario_hostdev_is_missing() {
   local uuid
   uuid=$(derived_uuid nodev1 tty0)
   define nodev1 request='name="tty0" type="mtty-1"'
-  must_fail_with "<address uuid=.$uuid" virsh start nodev1
+  must_fail_with "add to <devices>" virsh start nodev1
+  matches "<address uuid=.$uuid" || fail "the element to paste is not printed"$'\n'"$out"
   released nodev1 "$uuid"
 }
 
@@ -42,7 +44,7 @@ scenario_unknown_type() {
   local uuid
   uuid=$(derived_uuid notype1 tty0)
   define notype1 request='name="tty0" type="mtty-7"' hostdev="$uuid"
-  must_fail_with 'mtty-7' virsh start notype1
+  must_fail_with "mtty-7.*did you mean 'mtty-1'" virsh start notype1
   released notype1 "$uuid"
 }
 
@@ -50,7 +52,7 @@ scenario_unknown_attribute() {
   local uuid
   uuid=$(derived_uuid noattr1 tty0)
   define noattr1 request='name="tty0" type="mtty-1" colour="red"' hostdev="$uuid"
-  must_fail_with 'colour' virsh start noattr1
+  must_fail_with "tty0.*'colour'.*the keys are" virsh start noattr1
   released noattr1 "$uuid"
 }
 
