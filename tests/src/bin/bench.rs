@@ -2,7 +2,7 @@
 //!
 //! Each sample is one thing of every kind, one after the other with a pause between, so that whatever else the machine does falls on
 //! all alike, and that mdevd's own look after the kernel's events, which nobody waits for, falls on none.
-#![allow(clippy::expect_used)] // a measurement that cannot be made must say so and end
+#![allow(clippy::expect_used, clippy::indexing_slicing)] // a measurement that cannot be made must say so and end
 
 use std::fs::File;
 use std::io::Write;
