@@ -73,7 +73,7 @@ scenario_foreign_mdev() {
   local uuid
   uuid=$(make_mdev mtty-1)
   eventually sh -c "hostdevctl list | grep $uuid | grep -i foreign"
-  must_fail_with 'force' hostdevctl remove "$uuid"
+  must_fail_with 'not made by mdevd.*--force' hostdevctl remove "$uuid"
   must hostdevctl reconcile
   must systemctl restart mdevd
   must hostdevctl list
@@ -85,13 +85,13 @@ scenario_foreign_mdev() {
 
 # Never from under a running VM, whatever the caller says.
 scenario_mdev_in_use() {
-  define_tty held1
-  start held1
-  must_fail_with 'use|held|qemu' hostdevctl remove "$mdev"
-  must_fail_with 'use|held|qemu' hostdevctl remove --force "$mdev"
-  runs_with held1 "$mdev"
-  destroy held1
-  released held1 "$mdev"
+  define_tty busy1
+  start busy1
+  must_fail_with "belongs to domain 'busy1'" hostdevctl remove "$mdev"
+  must_fail_with 'in use by qemu.*stop that first' hostdevctl remove --force "$mdev"
+  runs_with busy1 "$mdev"
+  destroy busy1
+  released busy1 "$mdev"
 }
 
 scenario_session_libvirt() {
