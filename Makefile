@@ -2,7 +2,7 @@
 #
 #   make demo      shows the main job on a simulated host; nothing has to be there but apt or dnf
 #   make check     everything that is tested, the real-kernel lab included
-#   make bench     how long prepare and release take, beside a raw write and beside mdevctl
+#   make bench     how long prepare and release take, beside a raw write and beside mdevctl; SAMPLES=50 for a quick one
 #   make build     release build; then, as root: make install [DESTDIR=…] [prefix=/usr] [sysconfdir=/etc]
 
 prefix     ?= /usr
@@ -74,7 +74,7 @@ demo: deps
 	tests/demo.sh
 
 bench: deps
-	tests/bench/run
+	tests/bench/run $(SAMPLES)
 
 fmt:
 	$(CARGO) fmt --all

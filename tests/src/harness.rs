@@ -172,13 +172,31 @@ impl Daemon {
         daemon
     }
 
+    /// Starts it with a `/run` that is not the fake host's, and waits until it has its bus name.
+    pub async fn start_with_run(host: &FakeHost, bus: &Bus, run: &Path) -> Self {
+        let daemon = Self::spawn_with_run(host, bus, run);
+        bus.wait_owned(BUS_NAME, true).await;
+        daemon
+    }
+
     /// Starts it and waits for nothing.
     pub fn spawn(host: &FakeHost, bus: &Bus) -> Self {
+        Self::spawn_with_run(host, bus, &host.run())
+    }
+
+    fn spawn_with_run(host: &FakeHost, bus: &Bus, run: &Path) -> Self {
         let log = std::env::temp_dir().join(format!("mdevd-test-{}-{}.log", std::process::id(), Uuid::new_v4()));
         let stderr = std::fs::File::create(&log).expect("a log file");
         let uevents: OwnedFd = host.uevents().expect("the uevent socket").into();
         let child = Command::new(program("mdevd"))
-            .args(host.root_args())
+            .arg("--sys")
+            .arg(host.sys())
+            .arg("--proc")
+            .arg(host.proc())
+            .arg("--etc")
+            .arg(host.etc())
+            .arg("--run")
+            .arg(run)
             .args(["--bus", bus.address(), "--uevents", "stdin"])
             .env_remove("JOURNAL_STREAM")
             .env_remove("NOTIFY_SOCKET")

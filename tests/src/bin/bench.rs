@@ -1,4 +1,5 @@
-//! What `make bench` measures, on simulated hosts of two sizes: `bench SAMPLES ENTRY`, with `mdevctl` and `mdevctl-start` on PATH.
+//! What `make bench` measures, on simulated hosts of two sizes: `bench SAMPLES ENTRY [PARENTSxTYPES]...`, with `mdevctl` and
+//! `mdevctl-start` on PATH.
 //!
 //! Each sample is one thing of every kind, one after the other with a pause between, so that whatever else the machine does falls on
 //! all alike, and that mdevd's own look after the kernel's events, which nobody waits for, falls on none.
@@ -15,8 +16,8 @@ use mdevd_tests::fakesys::{self, FakeHost};
 use mdevd_tests::harness::{Bus, Daemon, Domain};
 use uuid::Uuid;
 
-/// Parents and types on each.
-const SIZES: [(u32, u32); 2] = [(8, 20), (512, 20)];
+/// Parents and types on each, where nothing else is said.
+const SIZES: [&str; 2] = ["8x20", "512x20"];
 /// What is asked for.
 const TYPE: &str = "nvidia-205";
 /// Between two measurements.
@@ -41,21 +42,26 @@ const ROWS: [&str; 10] = [
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let (Some(samples), Some(entry), None) = (args.next().and_then(|n| n.parse().ok()), args.next(), args.next())
-    else {
-        eprintln!("Usage: bench SAMPLES ENTRY, by way of tests/bench/run");
+    let (Some(samples), Some(entry)) = (args.next().and_then(|n| n.parse().ok()), args.next()) else {
+        eprintln!("Usage: bench SAMPLES ENTRY [PARENTSxTYPES]..., by way of tests/bench/run");
         return ExitCode::from(2);
     };
+    let mut sizes: Vec<String> = args.collect();
+    if sizes.is_empty() {
+        sizes = SIZES.map(str::to_owned).to_vec();
+    }
     let mut tables = Vec::new();
-    for size in SIZES {
+    for size in &sizes {
         let bench = Bench::new(size, PathBuf::from(&entry)).await;
         let table = bench.run(samples).await;
         print(size, samples, &table);
         tables.push(table);
     }
-    println!("\nFrom {} to {} parents, p50:", SIZES[0].0, SIZES[1].0);
-    for (row, name) in ROWS.iter().enumerate() {
-        println!("{name:44}  {:6.1} x", percentile(&tables[1][row], 50) / percentile(&tables[0][row], 50));
+    if let ([first, .., last], [small, .., large]) = (sizes.as_slice(), tables.as_slice()) {
+        println!("\np50 with {last} is, of that with {first}:");
+        for (row, name) in ROWS.iter().enumerate() {
+            println!("{name:44}  {:6.1} x", percentile(&large[row], 50) / percentile(&small[row], 50));
+        }
     }
     ExitCode::SUCCESS
 }
@@ -68,8 +74,8 @@ fn percentile(sorted: &[f64], percent: usize) -> f64 {
     sorted.get((sorted.len() * percent / 100).min(last)).copied().unwrap_or(f64::NAN)
 }
 
-fn print((parents, types): (u32, u32), samples: usize, table: &Table) {
-    println!("\n{parents} parents x {types} types, {samples} samples, {} of mdevctl", slow(samples));
+fn print(size: &str, samples: usize, table: &Table) {
+    println!("\n{size}, that is PARENTSxTYPES: {samples} samples, {} of mdevctl", slow(samples));
     println!("{:44}  {:>9}  {:>9}  {:>14}", "", "p50 ms", "p99 ms", "p50, raw = 1");
     let raw = percentile(&table[0], 50);
     for (name, times) in ROWS.iter().zip(table) {
@@ -87,6 +93,8 @@ struct Bench {
     host: FakeHost,
     bus: Bus,
     _daemon: Daemon,
+    /// mdevd's and libvirt's `/run`, in memory as the real one is.
+    run: tempfile::TempDir,
     manager: ManagerProxy<'static>,
     entry: PathBuf,
     /// The root that mdevctl looks at: the host's sysfs, and the folders of its own that it insists on.
@@ -96,7 +104,9 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new((parents, types): (u32, u32), entry: PathBuf) -> Self {
+    async fn new(size: &str, entry: PathBuf) -> Self {
+        let numbers = size.split_once('x').and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
+        let (parents, types) = numbers.unwrap_or_else(|| panic!("'{size}' is not PARENTSxTYPES"));
         let mut host = fakesys::host().real_processes();
         let address = |n: u32| format!("{:04x}:{:02x}:00.0", n / 255, n % 255 + 1);
         for n in 0..parents {
@@ -108,7 +118,9 @@ impl Bench {
         }
         let host = host.mount().unwrap_or_else(|error| panic!("{error}"));
         let bus = Bus::start();
-        let daemon = Daemon::start(&host, &bus).await;
+        let run = if Path::new("/dev/shm").is_dir() { tempfile::tempdir_in("/dev/shm") } else { tempfile::tempdir() };
+        let run = run.expect("a temporary folder");
+        let daemon = Daemon::start_with_run(&host, &bus, run.path()).await;
         let manager = bus.manager().await;
         let root = tempfile::tempdir().expect("a temporary folder");
         std::os::unix::fs::symlink(host.sys(), root.path().join("sys")).expect("a link");
@@ -119,7 +131,7 @@ impl Bench {
         }
         let create = host.sys().join("class/mdev_bus").join(address(parents - 1));
         let create = create.join("mdev_supported_types").join(TYPE).join("create");
-        Self { host, bus, _daemon: daemon, manager, entry, mdevctl_root: root, create }
+        Self { host, bus, _daemon: daemon, run, manager, entry, mdevctl_root: root, create }
     }
 
     async fn run(&self, samples: usize) -> Table {
@@ -191,7 +203,7 @@ impl Bench {
     fn hook(&self, args: &[&str], xml: &Path) -> f64 {
         let mut entry = Command::new(&self.entry);
         entry.arg("vm-with-a-name").args(args).current_dir("/");
-        entry.env("DBUS_SYSTEM_BUS_ADDRESS", self.bus.address()).env("MDEVD_RUN_DIR", self.host.run());
+        entry.env("DBUS_SYSTEM_BUS_ADDRESS", self.bus.address()).env("MDEVD_RUN_DIR", self.run.path());
         entry.stdin(File::open(xml).expect("the XML"));
         timed(|| succeeds(&mut entry))
     }

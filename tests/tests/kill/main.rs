@@ -20,7 +20,7 @@
 //! daemon too, while it recovers; in [`hangs`] a write outlives two of them; [`together`] has two domains under way; in [`strangers`]
 //! somebody makes devices by hand meanwhile.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // helpers of tests, which fall down when something is not as it must be
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // what tests share falls down when something is not as it must be
 
 mod again;
 mod course;

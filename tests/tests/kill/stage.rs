@@ -284,10 +284,13 @@ async fn runs(host: &FakeHost, manager: &ManagerProxy<'_>) -> Claim {
     let domain = Domain::wants("running", &[OTHER]);
     domain.prepare(manager).await.unwrap();
     let _ = host.process(4000, "qemu-system-x86", &["qemu-system-x86_64"]).opens_group_of(domain.mdevs[0]);
-    manager.reconcile(&HashMap::new()).await.unwrap();
-    let claim: Claim = serde_json::from_value(claim_json(&domain.claim_file(host))).unwrap();
-    assert!(claim.seen, "{claim:?}");
-    claim
+    let claim = || serde_json::from_value::<Claim>(claim_json(&domain.claim_file(host))).unwrap();
+    let seen = || async {
+        manager.reconcile(&HashMap::new()).await.unwrap();
+        claim().seen
+    };
+    until(|| "the domain is seen to run".into(), seen).await;
+    claim()
 }
 
 fn pid(daemon: &Daemon) -> Pid {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use mdevd_core::holders::Holders;
 use mdevd_core::inventory::{DeviceState, Mdev, Parent, ParentScan};
@@ -33,6 +34,10 @@ pub enum Event {
 
 /// How many looks one full rescan asks for before it lets other work see the result.
 const LOOKS_PER_PUBLICATION: usize = 64;
+
+/// How long after a step its parent is looked at as a whole: until then whoever asked for the step has its answer, and a next step has
+/// begun.
+const LOOK_BEHIND_AFTER: Duration = Duration::from_millis(30);
 
 impl Engine {
     /// Takes events in as they come. Those that have piled up while a look was under way are one look.
@@ -219,6 +224,7 @@ impl Engine {
     pub fn look_behind(self: &Rc<Self>, parent: &ParentName) {
         let (engine, parent) = (self.clone(), parent.clone());
         tokio::task::spawn_local(async move {
+            tokio::time::sleep(LOOK_BEHIND_AFTER).await;
             if !engine.is_changing(&parent) {
                 engine.refresh_parent(&parent).await;
                 engine.changed.notify_waiters();
