@@ -1,8 +1,8 @@
 //! What `make bench` measures, on simulated hosts of two sizes: `bench SAMPLES ENTRY [PARENTSxTYPES]...`, with `mdevctl` and
 //! `mdevctl-start` on PATH.
 //!
-//! Each sample is one thing of every kind, one after the other with a pause between, so that whatever else the machine does falls on
-//! all alike, and that mdevd's own look after the kernel's events, which nobody waits for, falls on none.
+//! Each sample is one thing of every kind, one after the other, so that whatever else the machine does falls on all alike; and each
+//! begins when mdevd is at rest, so that its look after the kernel's events of the one before, which nobody waits for, falls on none.
 #![allow(clippy::expect_used, clippy::indexing_slicing)] // a measurement that cannot be made must say so and end
 
 use std::fs::File;
@@ -20,8 +20,8 @@ use uuid::Uuid;
 const SIZES: [&str; 2] = ["8x20", "512x20"];
 /// What is asked for.
 const TYPE: &str = "nvidia-205";
-/// Between two measurements.
-const PAUSE: Duration = Duration::from_millis(20);
+/// How long mdevd has to do nothing to be at rest.
+const REST: Duration = Duration::from_millis(10);
 /// For so many samples there is one of what is slow.
 const OF_SLOW: usize = 10;
 
@@ -92,7 +92,7 @@ fn slow(samples: usize) -> usize {
 struct Bench {
     host: FakeHost,
     bus: Bus,
-    _daemon: Daemon,
+    daemon: Daemon,
     /// mdevd's and libvirt's `/run`, in memory as the real one is.
     run: tempfile::TempDir,
     manager: ManagerProxy<'static>,
@@ -131,7 +131,7 @@ impl Bench {
         }
         let create = host.sys().join("class/mdev_bus").join(address(parents - 1));
         let create = create.join("mdev_supported_types").join(TYPE).join("create");
-        Self { host, bus, _daemon: daemon, run, manager, entry, mdevctl_root: root, create }
+        Self { host, bus, daemon, run, manager, entry, mdevctl_root: root, create }
     }
 
     async fn run(&self, samples: usize) -> Table {
@@ -237,12 +237,29 @@ impl Bench {
         self.expect(None);
     }
 
-    /// Exactly this device is there, of the type that was asked for; then the pause.
+    /// Exactly this device is there, of the type that was asked for. Then waits until mdevd is at rest.
     fn expect(&self, device: Option<Uuid>) {
         let there: Vec<_> = self.host.mdevs().into_iter().map(|(uuid, _, id)| (uuid, id)).collect();
         let wanted: Vec<_> = device.into_iter().map(|uuid| (uuid, TYPE.to_owned())).collect();
         assert_eq!(there, wanted, "the devices on the host");
-        std::thread::sleep(PAUSE);
+        let mut before = self.switches();
+        loop {
+            std::thread::sleep(REST);
+            let now = self.switches();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// How often each of mdevd's threads has gone to sleep.
+    fn switches(&self) -> Vec<String> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.daemon.pid())).expect("mdevd runs");
+        let status = threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("status")).ok());
+        let line =
+            |text: String| text.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).map(str::to_owned);
+        status.filter_map(line).collect()
     }
 }
 
