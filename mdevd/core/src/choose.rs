@@ -378,7 +378,11 @@ pub fn take_existing(context: &Context<'_>, need: &Need, domain_claim: bool) -> 
     // What is promised but not there is nobody's to make but its owner's: two claims would each remove it.
     let lent = |claim: &Claim| mdev.is_some() && borrowable(claim, domain_claim);
     if let Some(claim) = context.claims.iter().find(|claim| claim.grant(&uuid).is_some() && !lent(claim)) {
-        let message = format!("the mediated device {uuid} for '{}' is already promised to {}", need.name, claim.owner);
+        let message = format!(
+            "the mediated device {uuid} for '{}' is already promised to {}; release that, or use another UUID \
+             ('hostdevctl xml --domain' prints a domain's own)",
+            need.name, claim.owner
+        );
         return Err(Refusal::new(Reason::InUse, message));
     }
     let Some(mdev) = mdev else { return Ok(None) };

@@ -521,8 +521,10 @@ fn what_is_promised_is_lent_only_by_a_ready_manual_claim_to_a_domain() {
                         if exists && by_domain && state == Ready && owner.kind() == "manual" {
                             assert_eq!(taken.unwrap().map(|grant| grant.undo), Some(Undo::Keep));
                         } else {
-                            let message =
-                                format!("the mediated device {} for 'gpu0' is already promised to {shown}", uuid(1));
+                            let message = format!(
+                                "the mediated device {} for 'gpu0' is already promised to {shown}; release that, or use another UUID ('hostdevctl xml --domain' prints a domain's own)",
+                                uuid(1)
+                            );
                             assert_eq!(
                                 taken,
                                 Err(Refusal::new(Reason::InUse, message)),
@@ -541,7 +543,10 @@ fn what_is_promised_is_lent_only_by_a_ready_manual_claim_to_a_domain() {
     setting.claims.push(claim(domain(1, "first"), ClaimState::Planned, [lent]));
     assert_eq!(
         setting.take(&need(1, "t"), true).unwrap_err().message,
-        format!("the mediated device {} for 'gpu0' is already promised to domain 'first'", uuid(1))
+        format!(
+            "the mediated device {} for 'gpu0' is already promised to domain 'first'; release that, or use another UUID ('hostdevctl xml --domain' prints a domain's own)",
+            uuid(1)
+        )
     );
 }
 
