@@ -123,10 +123,10 @@ async fn serve(
     };
     let connection = builder.build().await.context("the D-Bus system bus cannot be reached")?;
     let publisher = Publisher::new(connection.clone(), handle).await?;
-    let engine = Engine::new(roots, exe, publisher, config, set_log_level);
+    let (events_to, events) = mpsc::unbounded_channel();
+    let engine = Engine::new(roots, exe, publisher, config, set_log_level, events_to.clone());
 
     // Events are collected before the first look, so that nothing happens unseen between the two.
-    let (events_to, events) = mpsc::unbounded_channel();
     start_listeners(&engine, source, &events_to)?;
     engine.load(&events_to).await;
     engine.publish().await;

@@ -37,6 +37,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::scan::Event;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::publish::Publisher;
@@ -92,6 +93,8 @@ pub struct Engine {
     pub changed: Notify,
     /// Asks for a look at claims, domains and holders before its time.
     pub look_wanted: Notify,
+    /// What the plain threads tell the engine, and the engine itself: where to look.
+    pub events: mpsc::UnboundedSender<Event>,
     started: Instant,
 }
 
@@ -155,6 +158,7 @@ impl Engine {
         publisher: Publisher,
         config: Config,
         set_log_level: fn(tracing::Level),
+        events: mpsc::UnboundedSender<Event>,
     ) -> Rc<Self> {
         Rc::new(Self {
             busy: BusyLocks::new(&roots),
@@ -167,6 +171,7 @@ impl Engine {
             set_log_level,
             changed: Notify::new(),
             look_wanted: Notify::new(),
+            events,
             started: Instant::now(),
         })
     }

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 use mdevd_core::holders::Holders;
 use mdevd_core::inventory::{DeviceState, Mdev, Parent, ParentScan};
@@ -17,10 +16,10 @@ use tokio::sync::mpsc;
 use super::{Engine, State};
 use crate::scanner::{Hung, JOB_DEADLINE};
 
-/// What a plain thread tells the engine.
+/// What a plain thread, or the engine itself, tells the engine.
 #[derive(Debug)]
 pub enum Event {
-    /// The kernel says that something on this parent has changed.
+    /// The kernel says that something on this parent has changed, or a step on it is done.
     Parent(ParentName),
     /// Events were lost: only a look at everything helps. The text says why.
     Lost(String),
@@ -34,10 +33,6 @@ pub enum Event {
 
 /// How many looks one full rescan asks for before it lets other work see the result.
 const LOOKS_PER_PUBLICATION: usize = 64;
-
-/// How long after a step its parent is looked at as a whole: until then whoever asked for the step has its answer, and a next step has
-/// begun.
-const LOOK_BEHIND_AFTER: Duration = Duration::from_millis(30);
 
 impl Engine {
     /// Takes events in as they come. Those that have piled up while a look was under way are one look.
@@ -63,8 +58,8 @@ impl Engine {
                 self.rescan().await;
             } else {
                 for parent in &parents {
-                    // A step under way there is what the kernel speaks of: its read-back does not wait for a look at the whole parent,
-                    // which comes when the step is done.
+                    // A step under way there is what the kernel speaks of: its read-back does not wait for a look at the whole parent.
+                    // The step's end is an event as well.
                     if !self.is_changing(parent) {
                         self.refresh_parent(parent).await;
                     }
@@ -217,20 +212,6 @@ impl Engine {
     /// Whether a step is under way on a parent.
     fn is_changing(&self, parent: &ParentName) -> bool {
         self.state.borrow().parent_locks.get(parent).is_some_and(|lock| lock.try_lock().is_err())
-    }
-
-    /// Looks at a parent on which a step is done, behind its caller's back: its other types may draw on the same stock. With the next
-    /// step under way there already, that one's end is early enough.
-    pub fn look_behind(self: &Rc<Self>, parent: &ParentName) {
-        let (engine, parent) = (self.clone(), parent.clone());
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(LOOK_BEHIND_AFTER).await;
-            if !engine.is_changing(&parent) {
-                engine.refresh_parent(&parent).await;
-                engine.changed.notify_waiters();
-                engine.publish().await;
-            }
-        });
     }
 
     /// Looks at how many of one type a parent has left. One that does not say, or does not come back, is found out by the look at the

@@ -13,6 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::Engine;
+use super::scan::Event;
 use crate::error::Error;
 
 /// The longest that one write may take before its device counts as stuck.
@@ -68,7 +69,8 @@ impl Engine {
         let turn = self.lock_parent(step.parent(), deadline).await?;
         let outcome = self.run_step_alone(step, deadline).await;
         drop(turn);
-        self.look_behind(step.parent());
+        // The parent's other types may draw on the same stock. An error means that the daemon is stopping.
+        let _ = self.events.send(Event::Parent(step.parent().clone()));
         outcome
     }
 
