@@ -11,7 +11,9 @@ pub mod wire;
 pub mod xml;
 
 pub use error::ErrorName;
-pub use proxy::{ClaimProxy, ManagerProxy, MdevProxy, ParentProxy};
+pub use proxy::{
+    ClaimProxy, FunctionProxy, ManagerProxy, MdevProxy, ParentProxy, PhysicalFunctionProxy, VirtualFunctionProxy,
+};
 pub use wire::{Dict, Options, TextDict};
 
 /// The name of the daemon on the system bus.
@@ -25,6 +27,12 @@ pub mod interface {
     pub const PARENT: &str = "org.mdevd1.Parent";
     /// A mediated device.
     pub const MDEV: &str = "org.mdevd1.Mdev";
+    /// A PCI function.
+    pub const FUNCTION: &str = "org.mdevd1.Function";
+    /// A PCI function that can have virtual functions.
+    pub const PHYSICAL_FUNCTION: &str = "org.mdevd1.PhysicalFunction";
+    /// A virtual function.
+    pub const VIRTUAL_FUNCTION: &str = "org.mdevd1.VirtualFunction";
     /// Devices promised to one owner.
     pub const CLAIM: &str = "org.mdevd1.Claim";
 }

@@ -2,7 +2,7 @@
 //!
 //! UUIDs are written with `_` for `-`, so that a person can type them. The name of a parent is escaped as systemd
 //! escapes names in its bus paths: every byte but an ASCII letter or digit, and a digit that comes first, becomes `_`
-//! and two hex digits. `systemd-escape` is not that; `busctl tree org.mdevd1` shows the result.
+//! and two hex digits. In the address of a PCI function `_` stands for `:` and `.`. `systemd-escape` is not that; `busctl tree org.mdevd1` shows the result.
 
 use uuid::Uuid;
 use zbus::{ObjectPath, OwnedObjectPath};
@@ -16,6 +16,7 @@ pub const NONE: &str = "/";
 const MDEV: &str = "/org/mdevd1/mdev/";
 const CLAIM: &str = "/org/mdevd1/claim/";
 const PARENT: &str = "/org/mdevd1/parent/";
+const FUNCTION: &str = "/org/mdevd1/function/";
 
 /// What a path stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Object {
     Mdev(Uuid),
     /// A claim, by its id.
     Claim(Uuid),
+    /// A PCI function, by its address.
+    Function(String),
 }
 
 impl Object {
@@ -35,6 +38,7 @@ impl Object {
             Self::Parent(name) => parent(name),
             Self::Mdev(uuid) => mdev(*uuid),
             Self::Claim(id) => claim(*id),
+            Self::Function(address) => function(address),
         }
     }
 
@@ -45,6 +49,8 @@ impl Object {
             Self::Mdev(uuid_from_label(label)?)
         } else if let Some(label) = path.strip_prefix(CLAIM) {
             Self::Claim(uuid_from_label(label)?)
+        } else if let Some(label) = path.strip_prefix(FUNCTION) {
+            Self::Function(address_from_label(label)?)
         } else {
             Self::Parent(unescape(path.strip_prefix(PARENT)?)?)
         };
@@ -72,6 +78,12 @@ pub fn parent(name: &str) -> OwnedObjectPath {
     owned(format!("{PARENT}{}", escape(name)))
 }
 
+/// The path of a PCI function. An address has no other characters than a path may have, but for `:` and `.`.
+pub fn function(address: &str) -> OwnedObjectPath {
+    let label: String = address.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    owned(format!("{FUNCTION}{label}"))
+}
+
 /// The path that stands for no object.
 pub fn none() -> OwnedObjectPath {
     owned(NONE.to_owned())
@@ -89,6 +101,18 @@ fn uuid_label(uuid: Uuid) -> String {
 
 fn uuid_from_label(label: &str) -> Option<Uuid> {
     Uuid::try_parse(&label.replace('_', "-")).ok()
+}
+
+/// `0000:41:00.4` from `0000_41_00_4`.
+fn address_from_label(label: &str) -> Option<String> {
+    let mut parts = label.split('_');
+    let (domain, bus, device, function) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |part: &str, digits: core::ops::RangeInclusive<usize>| {
+        let lower = part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        digits.contains(&part.len()) && lower
+    };
+    let fits = hex(domain, 4..=8) && hex(bus, 2..=2) && hex(device, 2..=2) && hex(function, 1..=1);
+    (fits && parts.next().is_none()).then(|| format!("{domain}:{bus}:{device}.{function}"))
 }
 
 /// A name as one element of a path.
@@ -139,6 +163,8 @@ mod tests {
         assert_eq!(parent("mtty").as_str(), "/org/mdevd1/parent/mtty");
         assert_eq!(parent("0000:41:00.0").as_str(), "/org/mdevd1/parent/_30000_3a41_3a00_2e0");
         assert_eq!(parent("10000:e1:00.0").as_str(), "/org/mdevd1/parent/_310000_3ae1_3a00_2e0");
+        assert_eq!(function("0000:41:00.4").as_str(), "/org/mdevd1/function/0000_41_00_4");
+        assert_eq!(function("10000:e1:1f.7").as_str(), "/org/mdevd1/function/10000_e1_1f_7");
         assert_eq!(parent("").as_str(), "/org/mdevd1/parent/_");
         assert_eq!(parent("a_b").as_str(), "/org/mdevd1/parent/a_5fb");
     }
@@ -162,6 +188,10 @@ mod tests {
             "/org/mdevd1/parent/mtty_+1",
             "/org/mdevd1/parent/_ff",
             "/org/mdevd1/parent/a/b",
+            "/org/mdevd1/function/0000_41_00",
+            "/org/mdevd1/function/0000_41_00_0_1",
+            "/org/mdevd1/function/0000_4A_00_0",
+            "/org/mdevd1/function/000_41_00_0",
             "/org/mdevd1/pool/gold",
             "/org/freedesktop/DBus",
         ] {
@@ -175,6 +205,7 @@ mod tests {
             "[0-9a-z:._-]{0,16}".prop_map(Object::Parent),
             any::<u128>().prop_map(|n| Object::Mdev(Uuid::from_u128(n))),
             any::<u128>().prop_map(|n| Object::Claim(Uuid::from_u128(n))),
+            "[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\\.[0-7]".prop_map(Object::Function),
         ]
     }
 
@@ -187,7 +218,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_read_is_written_the_same(path in "/org/mdevd1/(mdev|claim|parent)/[0-9a-f_]{1,40}") {
+        fn whatever_is_read_is_written_the_same(path in "/org/mdevd1/(mdev|claim|parent|function)/[0-9a-f_]{1,40}") {
             if let Some(object) = Object::from_path(&path) {
                 let again = object.path();
                 prop_assert_eq!(again.as_str(), path.as_str());

@@ -44,6 +44,9 @@ pub trait Manager {
     /// What would be chosen, and why not the others.
     fn explain(&self, requests: &[TextDict], options: &Options<'_>) -> Result<Vec<Dict>>;
 
+    /// Whether the host and its PCI functions are ready for VMs; options: device.
+    fn check(&self, options: &Options<'_>) -> Result<Vec<Dict>>;
+
     /// The objects that a person may mean by a word.
     fn find(&self, what: &str) -> Result<Vec<OwnedObjectPath>>;
 
@@ -74,6 +77,10 @@ pub trait Parent {
     /// Its name in sysfs.
     #[zbus(property(emits_changed_signal = "const"))]
     fn name(&self) -> Result<String>;
+
+    /// The PCI function that it is, or `/`.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn function(&self) -> Result<OwnedObjectPath>;
 
     /// Its NUMA node, or -1.
     #[zbus(property)]
@@ -202,4 +209,183 @@ pub trait Claim {
     /// Which start of the domain it is for.
     #[zbus(property)]
     fn run(&self) -> Result<String>;
+}
+
+/// `org.mdevd1.Function`.
+#[zbus::proxy(interface = "org.mdevd1.Function", default_service = "org.mdevd1")]
+pub trait Function {
+    /// Which processes have it open: process id and name.
+    fn get_holders(&self, options: &Options<'_>) -> Result<Vec<(u32, String)>>;
+
+    /// Binds it to a VFIO driver under a manual claim; options: force.
+    #[zbus(allow_interactive_auth)]
+    fn bind(&self, driver: &str, options: &Options<'_>) -> Result<bool>;
+
+    /// Gives it back to its own driver.
+    #[zbus(allow_interactive_auth)]
+    fn restore(&self, options: &Options<'_>) -> Result<bool>;
+
+    /// Its hostdev or interface element; options: managed, driver, rom-bar, rom-file, boot-order, alias, guest-address, display,
+    /// ramfb, interface, mac, vlan.
+    fn hostdev_xml(&self, options: &Options<'_>) -> Result<String>;
+
+    /// Its address: '0000:41:00.4'.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn address(&self) -> Result<String>;
+
+    /// Who made it.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn vendor_id(&self) -> Result<u16>;
+
+    /// What they call it.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn device_id(&self) -> Result<u16>;
+
+    /// Who made the card.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn subsystem_vendor_id(&self) -> Result<u16>;
+
+    /// What they call that.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn subsystem_device_id(&self) -> Result<u16>;
+
+    /// Its class, 24 bits: 0x030200 is a 3D controller.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn class(&self) -> Result<u32>;
+
+    /// What people call it, from the system's pci.ids; '' when that does not know it.
+    #[zbus(property)]
+    fn name(&self) -> Result<String>;
+
+    /// 'pf' when it can have virtual functions, 'vf' when it is one, else 'pci'.
+    #[zbus(property)]
+    fn role(&self) -> Result<String>;
+
+    /// The driver bound to it; '' for none.
+    #[zbus(property)]
+    fn driver(&self) -> Result<String>;
+
+    /// The only driver that may bind to it; '' for any.
+    #[zbus(property)]
+    fn driver_override(&self) -> Result<String>;
+
+    /// Other VFIO drivers than vfio-pci that the kernel has for it.
+    #[zbus(property)]
+    fn variant_drivers(&self) -> Result<Vec<String>>;
+
+    /// The number of its IOMMU group, -1 when it has none.
+    #[zbus(property)]
+    fn iommu_group(&self) -> Result<i32>;
+
+    /// The addresses of all functions of its IOMMU group, its own too.
+    #[zbus(property)]
+    fn group_members(&self) -> Result<Vec<String>>;
+
+    /// Its NUMA node, -1 when the kernel names none.
+    #[zbus(property)]
+    fn numa_node(&self) -> Result<i32>;
+
+    /// How the kernel can reset it, in the order it tries.
+    #[zbus(property)]
+    fn reset_methods(&self) -> Result<Vec<String>>;
+
+    /// Its network interfaces: name and hardware address.
+    #[zbus(property)]
+    fn netdevs(&self) -> Result<Vec<(String, String)>>;
+
+    /// Why the host itself needs it, a clause each; empty when it does not.
+    #[zbus(property)]
+    fn host_critical(&self) -> Result<Vec<String>>;
+
+    /// The claim that holds it, '/' for none.
+    #[zbus(property)]
+    fn claim(&self) -> Result<OwnedObjectPath>;
+
+    /// 'ok'; or 'stuck' while a write to it does not come back from the kernel.
+    #[zbus(property)]
+    fn state(&self) -> Result<String>;
+}
+
+/// `org.mdevd1.PhysicalFunction`.
+#[zbus::proxy(interface = "org.mdevd1.PhysicalFunction", default_service = "org.mdevd1")]
+pub trait PhysicalFunction {
+    /// Gives it so many virtual functions; options: drivers-autoprobe.
+    #[zbus(allow_interactive_auth)]
+    fn set_num_vfs(&self, count: u32, options: &Options<'_>) -> Result<bool>;
+
+    /// The most virtual functions that it can have.
+    #[zbus(property)]
+    fn total_vfs(&self) -> Result<u32>;
+
+    /// How many it has.
+    #[zbus(property)]
+    fn num_vfs(&self) -> Result<u32>;
+
+    /// Its virtual functions, by their number.
+    #[zbus(property)]
+    fn vfs(&self) -> Result<Vec<OwnedObjectPath>>;
+
+    /// Whether the kernel binds drivers to new virtual functions.
+    #[zbus(property)]
+    fn drivers_autoprobe(&self) -> Result<bool>;
+
+    /// 'legacy' or 'switchdev', where the driver says; else ''.
+    #[zbus(property)]
+    fn eswitch_mode(&self) -> Result<String>;
+}
+
+/// `org.mdevd1.VirtualFunction`.
+#[zbus::proxy(interface = "org.mdevd1.VirtualFunction", default_service = "org.mdevd1")]
+pub trait VirtualFunction {
+    /// Sets what its physical function does with it; options: mac, vlan, qos, trust, spoof-check, min-rate, max-rate, link-state.
+    #[zbus(allow_interactive_auth)]
+    fn configure(&self, options: &Options<'_>) -> Result<bool>;
+
+    /// Gives it one of the vendor's vGPU types, 0 for none.
+    #[zbus(allow_interactive_auth)]
+    fn set_vgpu_type(&self, vgpu_type: u32, options: &Options<'_>) -> Result<bool>;
+
+    /// The physical function.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn pf(&self) -> Result<OwnedObjectPath>;
+
+    /// Its number there, from 0 on.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn vf_index(&self) -> Result<u32>;
+
+    /// The address that the physical function has given it; '' when that does not say.
+    #[zbus(property)]
+    fn mac(&self) -> Result<String>;
+
+    /// The VLAN that its packets are put into, 0 for none.
+    #[zbus(property)]
+    fn vlan(&self) -> Result<u16>;
+
+    /// Whether it may ask for what could harm others.
+    #[zbus(property)]
+    fn trust(&self) -> Result<bool>;
+
+    /// Whether packets from other addresses than its own are dropped.
+    #[zbus(property)]
+    fn spoof_check(&self) -> Result<bool>;
+
+    /// The rate that it is sure of in Mbit/s, 0 for none.
+    #[zbus(property)]
+    fn min_rate(&self) -> Result<u32>;
+
+    /// The rate that it cannot exceed in Mbit/s, 0 for no limit.
+    #[zbus(property)]
+    fn max_rate(&self) -> Result<u32>;
+
+    /// 'auto', 'enable' or 'disable'; '' when the driver does not say.
+    #[zbus(property)]
+    fn link_state(&self) -> Result<String>;
+
+    /// The vendor's vGPU type that it has, 0 for none.
+    #[zbus(property)]
+    fn vgpu_type(&self) -> Result<u32>;
+
+    /// The vendor's vGPU types that it could have now: number and name.
+    #[zbus(property)]
+    fn creatable_vgpu_types(&self) -> Result<Vec<(u32, String)>>;
 }

@@ -12,7 +12,10 @@ use std::{
     pin::pin,
 };
 
-use mdevd_dbus::{ClaimProxy, ManagerProxy, MdevProxy, Options, ParentProxy, TextDict, path, xml};
+use mdevd_dbus::{
+    ClaimProxy, FunctionProxy, ManagerProxy, MdevProxy, Options, ParentProxy, PhysicalFunctionProxy, TextDict,
+    VirtualFunctionProxy, path, xml,
+};
 use zbus::{
     Connection, Guid, MessageStream, ObjectPath, Signature, Structure, Variant, connection,
     export::futures_core::Stream,
@@ -56,6 +59,7 @@ fn value(signature: &Signature) -> Variant<'static> {
     match signature {
         Signature::Bool => true.into(),
         Signature::I32 => (-1i32).into(),
+        Signature::U16 => 2u16.into(),
         Signature::U32 => 3u32.into(),
         Signature::U64 => 5u64.into(),
         Signature::Str => "text".into(),
@@ -152,6 +156,7 @@ async fn the_proxies_are_those_of_the_xml() {
     manager.adopt_domain("u", "vm", &requests, &requests, &none).await.unwrap();
     manager.acquire(&requests, &none).await.unwrap();
     manager.explain(&requests, &none).await.unwrap();
+    manager.check(&none).await.unwrap();
     manager.find("mtty").await.unwrap();
     manager.rescan(&none).await.unwrap();
     manager.reload(&none).await.unwrap();
@@ -162,6 +167,7 @@ async fn the_proxies_are_those_of_the_xml() {
     let parent = ParentProxy::builder(&client).path(path::parent("mtty")).cache_properties(CacheProperties::No);
     let parent = parent.build().await.unwrap();
     parent.name().await.unwrap();
+    parent.function().await.unwrap();
     assert_eq!(parent.numa_node().await.unwrap(), -1);
     parent.driver().await.unwrap();
     assert_eq!(parent.types().await.unwrap().len(), 1);
@@ -184,6 +190,62 @@ async fn the_proxies_are_those_of_the_xml() {
     mdev.claim().await.unwrap();
     mdev.state().await.unwrap();
     mdev.origin().await.unwrap();
+
+    let function =
+        FunctionProxy::builder(&client).path(path::function("0000:41:00.4")).cache_properties(CacheProperties::No);
+    let function = function.build().await.unwrap();
+    function.get_holders(&none).await.unwrap();
+    function.bind("vfio-pci", &none).await.unwrap();
+    function.restore(&none).await.unwrap();
+    function.hostdev_xml(&none).await.unwrap();
+    function.address().await.unwrap();
+    function.vendor_id().await.unwrap();
+    function.device_id().await.unwrap();
+    function.subsystem_vendor_id().await.unwrap();
+    function.subsystem_device_id().await.unwrap();
+    function.class().await.unwrap();
+    function.name().await.unwrap();
+    function.role().await.unwrap();
+    function.driver().await.unwrap();
+    function.driver_override().await.unwrap();
+    function.variant_drivers().await.unwrap();
+    function.iommu_group().await.unwrap();
+    function.group_members().await.unwrap();
+    function.numa_node().await.unwrap();
+    function.reset_methods().await.unwrap();
+    function.netdevs().await.unwrap();
+    function.host_critical().await.unwrap();
+    function.claim().await.unwrap();
+    function.state().await.unwrap();
+
+    let pf = PhysicalFunctionProxy::builder(&client)
+        .path(path::function("0000:41:00.4"))
+        .cache_properties(CacheProperties::No);
+    let pf = pf.build().await.unwrap();
+    pf.set_num_vfs(7, &none).await.unwrap();
+    pf.total_vfs().await.unwrap();
+    pf.num_vfs().await.unwrap();
+    pf.vfs().await.unwrap();
+    pf.drivers_autoprobe().await.unwrap();
+    pf.eswitch_mode().await.unwrap();
+
+    let vf = VirtualFunctionProxy::builder(&client)
+        .path(path::function("0000:41:00.4"))
+        .cache_properties(CacheProperties::No);
+    let vf = vf.build().await.unwrap();
+    vf.configure(&none).await.unwrap();
+    vf.set_vgpu_type(7, &none).await.unwrap();
+    vf.pf().await.unwrap();
+    vf.vf_index().await.unwrap();
+    vf.mac().await.unwrap();
+    vf.vlan().await.unwrap();
+    vf.trust().await.unwrap();
+    vf.spoof_check().await.unwrap();
+    vf.min_rate().await.unwrap();
+    vf.max_rate().await.unwrap();
+    vf.link_state().await.unwrap();
+    vf.vgpu_type().await.unwrap();
+    vf.creatable_vgpu_types().await.unwrap();
 
     let claim = ClaimProxy::builder(&client).path(path::claim(uuid)).cache_properties(CacheProperties::No);
     let claim = claim.build().await.unwrap();
@@ -221,6 +283,7 @@ fn each_method_says_who_may_call_it() {
         "org.mdevd1.inspect",
         "org.mdevd1.claim",
         "org.mdevd1.manage",
+        "org.mdevd1.configure-function",
         "org.mdevd1.claim org.mdevd1.manage",
     ];
     let policy = include_str!("../../packaging/polkit-1/actions/org.mdevd1.policy");

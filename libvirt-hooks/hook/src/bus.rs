@@ -73,6 +73,18 @@ pub fn prepare(subject: &Subject, caller: Caller, deadline: Instant) -> Result<(
     block_on(deadline, async { Manager::connect().await?.call::<_, Vec<Dict>>("PrepareDomain", body).await.map(drop) })
 }
 
+/// The same of a daemon that is there; nothing is started.
+pub fn prepare_without_start(subject: &Subject, caller: Caller, deadline: Instant) -> Result<(), Failure> {
+    let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+    let mut options = process(caller);
+    options.insert("timeout-ms", Variant::U32(u32::try_from(left).unwrap_or(u32::MAX)));
+    let body = (&subject.uuid, &subject.name, &subject.requests, &subject.hostdevs, options);
+    block_on(deadline, async {
+        Manager::connect().await?.attempt::<_, Vec<Dict>>("PrepareDomain", &body).await?;
+        Ok(())
+    })
+}
+
 /// The domain was found running by a new libvirt daemon.
 pub fn adopt(subject: &Subject, caller: Caller, deadline: Instant) -> Result<(), Failure> {
     let body = || (&subject.uuid, &subject.name, &subject.requests, &subject.hostdevs, process(caller));

@@ -5,7 +5,8 @@
 //! it is short and bounded, and calls nothing of libvirt. What libvirt does with the answer decides what it may do:
 //!
 //! - A failing `prepare` refuses the start, and stderr reaches the person who asked for it. A domain without a request
-//!   of ours is never refused and, unless a claim of it is left over, never even heard of on the bus.
+//!   of ours is never even heard of on the bus, unless a claim of it is left over or it has a PCI function that the
+//!   configuration says to manage, and is refused only when such a function is somebody else's.
 //! - A failing `reconnect` kills the guest: it never fails.
 //! - What is printed on stdout replaces the domain's XML in some operations: nothing is ever printed there.
 //!
@@ -27,8 +28,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mdevd_core::{domain_xml::Domain, names::printable};
-use mdevd_dbus::error;
+use mdevd_core::{
+    domain_xml::Domain,
+    hostdev::HostdevSource,
+    names::{PciAddress, printable},
+};
+use mdevd_dbus::{ErrorName, error};
 
 use crate::{
     bus::{Failure, Subject},
@@ -41,6 +46,8 @@ use crate::{
 const PREPARE_LIMIT: Duration = Duration::from_secs(8);
 /// How long for the end of a run, before a mark takes the place of the call.
 const RELEASE_LIMIT: Duration = Duration::from_secs(3);
+/// How long for a domain that requests nothing, but has a device that is managed.
+const MANAGED_LIMIT: Duration = Duration::from_secs(1);
 /// How long where the outcome decides nothing.
 const NOTICE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -117,7 +124,7 @@ fn prepare(started: Instant, name: &str, args: &[OsString], caller: Option<Calle
         return i32::from(requested);
     };
     if !requested && state.claim(domain.uuid).is_none() {
-        return 0;
+        return prepare_managed(started, *domain, &state, args, caller);
     }
     // An orphan: the libvirt daemon that began this start is gone, and the start with it.
     let Some(caller) = caller.filter(|caller| caller.still_waits(args)) else {
@@ -132,6 +139,42 @@ fn prepare(started: Instant, name: &str, args: &[OsString], caller: Option<Calle
             complain(&refusal(&domain, &failure));
             1
         }
+    }
+}
+
+/// A domain without a request is about to start. Where it has PCI functions that mdevd is to manage all the same, it is told so; nothing
+/// but its word that somebody else has one of them keeps the domain from starting.
+fn prepare_managed(
+    started: Instant,
+    mut domain: Domain,
+    state: &State,
+    args: &[OsString],
+    caller: Option<Caller>,
+) -> i32 {
+    let addresses = domain.hostdevs.iter().filter_map(|hostdev| match hostdev.source {
+        HostdevSource::Pci(address) => Some(address),
+        HostdevSource::Mdev(_) => None,
+    });
+    let addresses: Vec<_> = addresses.collect();
+    if addresses.is_empty() {
+        return 0;
+    }
+    let managed = state.managed();
+    let of_ours = addresses.iter().filter(|address| managed.iter().any(|selector| selector.means(**address)));
+    let request = |(number, address): (usize, &PciAddress)| {
+        vec![("name".into(), format!("fixed{number}")), ("address".into(), address.to_string())]
+    };
+    domain.requests = of_ours.enumerate().map(request).collect();
+    if domain.requests.is_empty() {
+        return 0;
+    }
+    let Some(caller) = caller.filter(|caller| caller.still_waits(args)) else { return 0 };
+    match bus::prepare_without_start(&Subject::of(&domain), caller, started + MANAGED_LIMIT) {
+        Err(Failure::Call(error)) if error::split(&error).0 == Some(ErrorName::InUse) => {
+            complain(&error::split(&error).1);
+            1
+        }
+        _ => 0,
     }
 }
 

@@ -4,6 +4,7 @@
 //! | file | |
 //! |---|---|
 //! | `claims/UUID.json` | the daemon's; read for `run` only |
+//! | `manage` | the daemon's; the PCI functions that are claimed also without a request, an address or a card a line |
 //! | `released/UUID` | written here, whole or not at all: JSON with `run` and `reason`; gone when the daemon knows |
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
     process,
 };
 
+use mdevd_core::names::PciSelector;
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -54,6 +56,13 @@ impl State {
             // There is one, for all that can be known.
             Err(_) => Some(Claim { run: None }),
         }
+    }
+
+    /// The PCI functions that the daemon claims also for a domain that has no request.
+    pub fn managed(&self) -> Vec<PciSelector> {
+        // Whatever else is there, a start does not fail over it.
+        let text = fs::read_to_string(self.0.join("manage")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Leaves word for a daemon that does not answer: this run has ended. The name of the unfinished file begins with a

@@ -2,6 +2,10 @@
 //!
 //! The kernel's `available_instances` is a hint: it can be late, and types of one parent may draw on the same stock. So a parent that
 //! says 0 is tried last rather than never, and one that refused a write during the call is not tried again in it.
+//!
+//! Parents for a new mediated device are here, PCI functions in [`function`].
+
+pub mod function;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -9,10 +13,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
-use crate::claim::{Claim, ClaimState, Grant, Owner, Undo};
+use crate::claim::{Claim, ClaimState, Grant, Granted, GrantedMdev, Owner, Undo};
 use crate::inventory::{DeviceState, Inventory, Mdev, Parent};
 use crate::names::{DeviceKey, MdevTypeId, MdevUuid, ParentName, printable};
-use crate::request::{Need, Wanted};
+use crate::request::{MdevNeed, Wanted};
 use crate::suggest::nearest;
 
 /// How many parents that say "no instance left" are tried all the same.
@@ -53,6 +57,16 @@ pub enum Reason {
     InUse,
     /// It exists, but is not what was asked for.
     Conflict,
+    /// It is a bridge.
+    Bridge,
+    /// The host itself needs it.
+    HostCritical,
+    /// No IOMMU keeps a VM's device from the rest of the memory.
+    NoIommu,
+    /// What shares its IOMMU group is used by somebody else.
+    GroupNotIsolated,
+    /// It is not of the kind asked for, or cannot do what was asked for.
+    WrongKind,
 }
 
 impl Reason {
@@ -70,6 +84,11 @@ impl Reason {
             Self::KernelRefused => "kernel-refused",
             Self::InUse => "in-use",
             Self::Conflict => "conflict",
+            Self::Bridge => "bridge",
+            Self::HostCritical => "host-critical",
+            Self::NoIommu => "no-iommu",
+            Self::GroupNotIsolated => "group-not-isolated",
+            Self::WrongKind => "wrong-kind",
         }
     }
 }
@@ -155,13 +174,17 @@ impl Choice {
 }
 
 /// Ranks every parent for a need that wants a new device.
-pub fn choose(context: &Context<'_>, need: &Need) -> Choice {
+pub fn choose(context: &Context<'_>, need: &MdevNeed) -> Choice {
     let (mdev_type, only) = match &need.wanted {
         Wanted::Type { mdev_type, parent } => (mdev_type, parent.as_ref()),
         Wanted::Pool(pool) => return Choice { candidates: Vec::new(), refusal: Some(no_such_pool(pool)) },
         Wanted::Existing => {
             let message = format!("there is no mediated device {}; say which type to make", need.uuid);
             return Choice { candidates: Vec::new(), refusal: Some(Refusal::new(Reason::NotFound, message)) };
+        }
+        Wanted::Function(wanted) => {
+            let message = format!("{wanted} is no mediated device");
+            return Choice { candidates: Vec::new(), refusal: Some(Refusal::new(Reason::WrongKind, message)) };
         }
     };
     let mut ranked: Vec<(Rank, Candidate)> = Vec::new();
@@ -210,14 +233,14 @@ fn usage<'a>(context: &Context<'a>, mdev_type: &MdevTypeId) -> BTreeMap<&'a Pare
     let mut parents: BTreeMap<&ParentName, Usage<'a>> = BTreeMap::new();
     let mut claimed: BTreeSet<MdevUuid> = BTreeSet::new();
     for claim in context.claims {
-        for grant in &claim.grants {
-            claimed.insert(grant.uuid());
-            let usage = parents.entry(&grant.parent).or_default();
+        for (grant, mdev) in claim.grants.iter().filter_map(|grant| Some((grant, grant.mdev()?))) {
+            claimed.insert(mdev.uuid);
+            let usage = parents.entry(&mdev.parent).or_default();
             if usage.owners.last().is_none_or(|last| !core::ptr::eq(*last, &claim.owner)) {
                 usage.owners.push(&claim.owner);
             }
-            let promised = !claim.state.is_ending() && grant.undo == Undo::Remove && grant.mdev_type == *mdev_type;
-            if promised && context.inventory.mdev(&grant.uuid()).is_none() {
+            let promised = !claim.state.is_ending() && grant.undo == Undo::Remove && mdev.mdev_type == *mdev_type;
+            if promised && context.inventory.mdev(&mdev.uuid).is_none() {
                 usage.reserved = usage.reserved.saturating_add(1);
             }
         }
@@ -234,7 +257,7 @@ fn no_such_pool(pool: &str) -> Refusal {
 
 fn judge(
     context: &Context<'_>,
-    need: &Need,
+    need: &MdevNeed,
     parent: &Parent,
     mdev_type: &MdevTypeId,
     only: Option<&ParentName>,
@@ -255,6 +278,9 @@ fn judge(
         }
         return refused(Reason::NoSuchType, format!("{name} does not offer the type {mdev_type}"));
     };
+    if let Some(owner) = given_whole(context, name) {
+        return refused(Reason::InUse, format!("{name} itself is promised to {owner}"));
+    }
     if context.excluded.contains(name) {
         return refused(Reason::Excluded, format!("{name} is excluded by configuration"));
     }
@@ -294,6 +320,14 @@ fn judge(
     Verdict::Possible
 }
 
+/// Whom the parent is promised to as a PCI function: what it offers goes with it.
+fn given_whole<'a>(context: &Context<'a>, name: &ParentName) -> Option<&'a Owner> {
+    let address = name.as_str().parse().ok()?;
+    let claim = context.claims.iter().find(|claim| claim.grant(DeviceKey::Pci(address)).is_some())?;
+    let vgpu = claim.grant(DeviceKey::Pci(address))?.function()?.vgpu_type.is_some();
+    (!vgpu).then_some(&claim.owner)
+}
+
 /// `in use by domain 'a', domain 'b' and 3 more` after `before`; empty when nobody is known.
 fn in_use_by(usage: &Usage<'_>, before: &str) -> String {
     let mut users: Vec<String> = usage.owners.iter().take(4).map(ToString::to_string).collect();
@@ -311,7 +345,7 @@ fn in_use_by(usage: &Usage<'_>, before: &str) -> String {
 /// One sentence for the whole request.
 fn summary(
     context: &Context<'_>,
-    need: &Need,
+    need: &MdevNeed,
     mdev_type: &MdevTypeId,
     only: Option<&ParentName>,
     candidates: &[Candidate],
@@ -369,7 +403,7 @@ fn summary(
 ///
 /// # Errors
 /// A [`Refusal`] when it belongs to another domain, is stuck, or is not what was asked for.
-pub fn take_existing(context: &Context<'_>, need: &Need, domain_claim: bool) -> Result<Option<Grant>, Refusal> {
+pub fn take_existing(context: &Context<'_>, need: &MdevNeed, domain_claim: bool) -> Result<Option<Grant>, Refusal> {
     let uuid = need.uuid;
     if let Wanted::Pool(pool) = &need.wanted {
         return Err(no_such_pool(pool));
@@ -377,7 +411,8 @@ pub fn take_existing(context: &Context<'_>, need: &Need, domain_claim: bool) -> 
     let mdev = context.inventory.mdev(&uuid);
     // What is promised but not there is nobody's to make but its owner's: two claims would each remove it.
     let lent = |claim: &Claim| mdev.is_some() && borrowable(claim, domain_claim);
-    if let Some(claim) = context.claims.iter().find(|claim| claim.grant(&uuid).is_some() && !lent(claim)) {
+    let device = DeviceKey::Mdev(uuid);
+    if let Some(claim) = context.claims.iter().find(|claim| claim.grant(device).is_some() && !lent(claim)) {
         let message = format!(
             "the mediated device {uuid} for '{}' is already promised to {}; release that, or use another UUID \
              ('hostdevctl xml --domain' prints a domain's own)",
@@ -407,12 +442,14 @@ pub fn take_existing(context: &Context<'_>, need: &Need, domain_claim: bool) -> 
     }
     Ok(Some(Grant {
         request: need.name.clone(),
-        device: DeviceKey::Mdev(uuid),
-        parent: mdev.parent.clone(),
-        mdev_type,
-        device_api: mdev.device_api.clone(),
+        device: Granted::Mdev(GrantedMdev {
+            uuid,
+            parent: mdev.parent.clone(),
+            mdev_type,
+            device_api: mdev.device_api.clone(),
+            attributes: Vec::new(),
+        }),
         undo: Undo::Keep,
-        attributes: Vec::new(),
         xml: need.xml.clone(),
     }))
 }
@@ -422,7 +459,7 @@ fn borrowable(claim: &Claim, by_domain: bool) -> bool {
     by_domain && matches!(claim.owner, Owner::Manual { .. }) && claim.state == ClaimState::Ready
 }
 
-fn mismatch(need: &Need, mdev: &Mdev, mdev_type: &MdevTypeId) -> Option<String> {
+fn mismatch(need: &MdevNeed, mdev: &Mdev, mdev_type: &MdevTypeId) -> Option<String> {
     if let Wanted::Type { mdev_type: wanted, parent } = &need.wanted {
         if wanted != mdev_type {
             return Some(format!("its type is {mdev_type}, not {wanted}"));

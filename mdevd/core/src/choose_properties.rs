@@ -53,20 +53,22 @@ fn settings() -> impl Strategy<Value = Setting> {
     )
 }
 
-fn needs() -> impl Strategy<Value = Need> {
+fn needs() -> impl Strategy<Value = MdevNeed> {
     let only = proptest::option::weighted(0.2, 0..PARENTS.len());
     let model = proptest::option::weighted(0.4, prop_oneof![Just("vfio-pci"), Just("vfio-ap")]);
-    (0..TYPES.len(), only, proptest::option::weighted(0.3, 0u32..2), model).prop_map(|(id, only, node, model)| Need {
-        wanted: Wanted::Type { mdev_type: mdev_type(TYPES[id]), parent: only.map(|i| parent(PARENTS[i])) },
-        numa_node: node.map(NumaNode),
-        model: model.map(Into::into),
-        ..need(1, TYPES[id])
+    (0..TYPES.len(), only, proptest::option::weighted(0.3, 0u32..2), model).prop_map(|(id, only, node, model)| {
+        MdevNeed {
+            wanted: Wanted::Type { mdev_type: mdev_type(TYPES[id]), parent: only.map(|i| parent(PARENTS[i])) },
+            numa_node: node.map(NumaNode),
+            model: model.map(Into::into),
+            ..need(1, TYPES[id])
+        }
     })
 }
 
 /// What the rules say about one parent, said a second time in the plainest way: `None` where it may not be touched at all, else how many
 /// instances are to be had without a doubt.
-fn allowed(setting: &Setting, need: &Need, name: &ParentName) -> Option<u32> {
+fn allowed(setting: &Setting, need: &MdevNeed, name: &ParentName) -> Option<u32> {
     let Wanted::Type { mdev_type, parent: only } = &need.wanted else { return None };
     let found = setting.inventory.parent(name)?;
     let offered = found.types.get(mdev_type)?;
@@ -84,8 +86,9 @@ fn allowed(setting: &Setting, need: &Need, name: &ParentName) -> Option<u32> {
         for grant in &claim.grants {
             let coming = matches!(claim.state, ClaimState::Planned | ClaimState::Preparing | ClaimState::Ready)
                 && grant.undo == Undo::Remove
-                && setting.inventory.mdev(&grant.uuid()).is_none();
-            if coming && grant.parent == *name && grant.mdev_type == *mdev_type {
+                && !setting.inventory.has(grant.key());
+            let mdev = grant.mdev().unwrap();
+            if coming && mdev.parent == *name && mdev.mdev_type == *mdev_type {
                 left = left.saturating_sub(1);
             }
         }

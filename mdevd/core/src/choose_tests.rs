@@ -31,11 +31,11 @@ impl Setting {
         })
     }
 
-    fn choose(&self, need: &Need) -> Choice {
+    fn choose(&self, need: &MdevNeed) -> Choice {
         self.with(|context| choose(context, need))
     }
 
-    fn take(&self, need: &Need, by_domain: bool) -> Result<Option<Grant>, Refusal> {
+    fn take(&self, need: &MdevNeed, by_domain: bool) -> Result<Option<Grant>, Refusal> {
         self.with(|context| take_existing(context, need, by_domain))
     }
 }
@@ -266,7 +266,7 @@ fn last_resorts_are_tried_last_once_each_and_at_most_eight() {
 fn summaries_word_for_word() {
     let cards =
         || Host::default().parent("0000:41:00.0").offers("nvidia-63", 0).parent("0000:42:00.0").offers("nvidia-63", 0);
-    let on = |id: &str, name: &str| Need {
+    let on = |id: &str, name: &str| MdevNeed {
         wanted: Wanted::Type { mdev_type: mdev_type(id), parent: Some(parent(name)) },
         ..need(1, id)
     };
@@ -276,7 +276,7 @@ fn summaries_word_for_word() {
             setting.inventory.parents().map(|p| (p.name.clone(), format!("create on {}: ENOSPC", p.name))).collect();
     };
 
-    let table: Vec<(Setting, Need, Reason, &str)> = vec![
+    let table: Vec<(Setting, MdevNeed, Reason, &str)> = vec![
         (
             Setting::default(),
             need(1, "nvidia-63"),
@@ -330,7 +330,7 @@ fn summaries_word_for_word() {
         ),
         (
             Setting::of(cards().stuck("a write to create has not come back").parent("mtty")),
-            Need { numa_node: Some(NumaNode(3)), ..on("nvidia-63", "0000:42:00.0") },
+            MdevNeed { numa_node: Some(NumaNode(3)), ..on("nvidia-63", "0000:42:00.0") },
             Reason::Stuck,
             "no device for 'gpu0' (type nvidia-63 on 0000:42:00.0): 0000:42:00.0 is stuck: a write to create has not come back",
         ),
@@ -357,13 +357,13 @@ fn summaries_word_for_word() {
         ),
         (
             Setting::default(),
-            Need { wanted: Wanted::Pool("gold\u{7}".into()), ..need(1, "x") },
+            MdevNeed { wanted: Wanted::Pool("gold\u{7}".into()), ..need(1, "x") },
             Reason::NotFound,
             "there is no pool 'gold\\u{7}' on this host",
         ),
         (
             Setting::of(cards()),
-            Need { wanted: Wanted::Existing, ..need(1, "x") },
+            MdevNeed { wanted: Wanted::Existing, ..need(1, "x") },
             Reason::NotFound,
             "there is no mediated device 00000000-0000-4000-8000-000000000001; say which type to make",
         ),
@@ -412,7 +412,7 @@ fn a_full_parent_names_who_has_it() {
 #[test]
 fn a_hostile_model_does_not_reach_the_terminal() {
     let setting = Setting::of(Host::default().parent("p").offers("t", 1).mdev(1, "t"));
-    let hostile = Need { model: Some("x\n\u{1b}[2J".into()), ..need(1, "t") };
+    let hostile = MdevNeed { model: Some("x\n\u{1b}[2J".into()), ..need(1, "t") };
     for message in
         [setting.choose(&hostile).refusal.unwrap().message, setting.take(&hostile, true).unwrap_err().message]
     {
@@ -433,13 +433,13 @@ fn what_exists_is_taken_as_it_is() {
     for by_domain in [true, false] {
         assert_eq!(setting.take(&wanted, by_domain), Ok(Some(taken.clone())));
     }
-    assert_eq!(setting.take(&Need { wanted: Wanted::Existing, ..wanted.clone() }, true), Ok(Some(taken.clone())));
-    let on = |name| Need {
+    assert_eq!(setting.take(&MdevNeed { wanted: Wanted::Existing, ..wanted.clone() }, true), Ok(Some(taken.clone())));
+    let on = |name| MdevNeed {
         wanted: Wanted::Type { mdev_type: mdev_type("t"), parent: Some(parent(name)) },
         ..wanted.clone()
     };
     assert_eq!(setting.take(&on("p"), true), Ok(Some(taken.clone())));
-    assert_eq!(setting.take(&Need { numa_node: Some(NumaNode(1)), ..wanted.clone() }, true), Ok(Some(taken)));
+    assert_eq!(setting.take(&MdevNeed { numa_node: Some(NumaNode(1)), ..wanted.clone() }, true), Ok(Some(taken)));
     // Configuration keeps new devices off a parent; one that is there was somebody's decision.
     let excluded = Setting { excluded: [parent("p")].into(), ..setting.clone() };
     assert!(excluded.take(&wanted, true).unwrap().is_some());
@@ -447,7 +447,7 @@ fn what_exists_is_taken_as_it_is() {
 
     let u = "the mediated device 00000000-0000-4000-8000-000000000001";
     let change = "remove it or change the request";
-    let table: Vec<(Need, Reason, String)> = vec![
+    let table: Vec<(MdevNeed, Reason, String)> = vec![
         (
             need(1, "other"),
             Reason::Conflict,
@@ -455,19 +455,19 @@ fn what_exists_is_taken_as_it_is() {
         ),
         (on("q"), Reason::Conflict, format!("{u} for 'gpu0' exists already, but it is on p, not q; {change}")),
         (
-            Need { numa_node: Some(NumaNode(0)), ..need(1, "t") },
+            MdevNeed { numa_node: Some(NumaNode(0)), ..need(1, "t") },
             Reason::Conflict,
             format!("{u} for 'gpu0' exists already, but it is on NUMA node 1, not 0; {change}"),
         ),
         (
-            Need { model: Some("vfio-ccw".into()), ..need(1, "t") },
+            MdevNeed { model: Some("vfio-ccw".into()), ..need(1, "t") },
             Reason::Conflict,
             format!(
                 "{u} for 'gpu0' exists already, but it is a vfio-pci device, not vfio-ccw as the hostdev says; {change}"
             ),
         ),
         (
-            Need { wanted: Wanted::Pool("gold".into()), ..need(1, "t") },
+            MdevNeed { wanted: Wanted::Pool("gold".into()), ..need(1, "t") },
             Reason::NotFound,
             "there is no pool 'gold' on this host".into(),
         ),
@@ -497,12 +497,12 @@ fn what_exists_is_taken_as_it_is() {
     );
     let no_node = Setting::of(host().parent("r").mdev(3, "t"));
     assert_eq!(
-        no_node.take(&Need { numa_node: Some(NumaNode(0)), ..need(3, "t") }, true).unwrap_err().message,
+        no_node.take(&MdevNeed { numa_node: Some(NumaNode(0)), ..need(3, "t") }, true).unwrap_err().message,
         "the mediated device 00000000-0000-4000-8000-000000000003 for 'gpu0' exists already, but its NUMA node is not known; asked for \
          was node 0; remove it or change the request"
     );
     // A type that could not be read has no device API to compare.
-    assert!(no_node.take(&Need { model: Some("vfio-ap".into()), ..need(3, "t") }, true).unwrap().is_some());
+    assert!(no_node.take(&MdevNeed { model: Some("vfio-ap".into()), ..need(3, "t") }, true).unwrap().is_some());
 }
 
 #[test]

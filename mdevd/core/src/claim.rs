@@ -8,7 +8,8 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::names::{DeviceKey, MdevTypeId, MdevUuid, ParentName, RunId, printable};
+use crate::function::VfSettings;
+use crate::names::{DeviceKey, DriverName, MdevTypeId, MdevUuid, ParentName, PciAddress, RunId, VgpuTypeId, printable};
 use crate::plan::Plan;
 use crate::request::XmlOptions;
 
@@ -90,15 +91,18 @@ impl ClaimState {
 pub enum Undo {
     /// This claim made it (or is about to): remove it.
     Remove,
+    /// The claim may have changed it: bring it back to what it was.
+    Restore,
     /// It was there before the claim: leave it.
     Keep,
 }
 
 impl Undo {
-    /// `remove` or `keep`, as on D-Bus.
+    /// `remove`, `restore` or `keep`, as on D-Bus.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Remove => "remove",
+            Self::Restore => "restore",
             Self::Keep => "keep",
         }
     }
@@ -109,8 +113,30 @@ impl Undo {
 pub struct Grant {
     /// The request it answers, with `.N` where its count is above one.
     pub request: String,
-    /// The device.
-    pub device: DeviceKey,
+    /// The device, and what is done with it.
+    pub device: Granted,
+    /// What giving back means.
+    pub undo: Undo,
+    /// What its XML says beside the device.
+    #[serde(default)]
+    pub xml: XmlOptions,
+}
+
+/// A device that is granted, and what is done with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Granted {
+    /// A mediated device.
+    Mdev(GrantedMdev),
+    /// A PCI function.
+    Pci(GrantedFunction),
+}
+
+/// A mediated device that is granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantedMdev {
+    /// Its UUID.
+    pub uuid: MdevUuid,
     /// The parent it is (or will be) made on.
     pub parent: ParentName,
     /// Its type.
@@ -118,21 +144,84 @@ pub struct Grant {
     pub mdev_type: MdevTypeId,
     /// Its type's device API.
     pub device_api: String,
-    /// What giving back means.
-    pub undo: Undo,
     /// Attributes that are set after it is made, in order; a name may repeat.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<(String, String)>,
-    /// What its XML says beside the device.
+}
+
+/// A PCI function that is granted: what it becomes while the claim lasts, and what it was before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantedFunction {
+    /// Its address.
+    pub address: PciAddress,
+    /// Whether libvirt binds it to its VFIO driver by itself.
+    pub managed: bool,
+    /// Whether the domain has it as a network interface, for which libvirt itself sets MAC and VLAN and puts neither back.
     #[serde(default)]
-    pub xml: XmlOptions,
+    pub interface: bool,
+    /// The driver that it is bound to; `None` leaves that to libvirt, or the function on the driver it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<DriverName>,
+    /// The vendor's vGPU type that it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vgpu_type: Option<VgpuTypeId>,
+    /// The physical function that made it, of a virtual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vf: Option<GrantedVf>,
+    /// The driver that it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_was: Option<DriverName>,
+    /// What its `driver_override` said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_was: Option<DriverName>,
+}
+
+/// What a granted virtual function has beyond any other function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantedVf {
+    /// Its physical function.
+    pub pf: PciAddress,
+    /// Its number there.
+    pub index: u32,
+    /// What is set through the physical function.
+    #[serde(default, skip_serializing_if = "VfSettings::is_empty")]
+    pub set: VfSettings,
+    /// What the physical function said before.
+    #[serde(default, skip_serializing_if = "VfSettings::is_empty")]
+    pub was: VfSettings,
 }
 
 impl Grant {
-    /// The mediated device's UUID.
-    pub fn uuid(&self) -> MdevUuid {
-        let DeviceKey::Mdev(uuid) = self.device;
-        uuid
+    /// The device.
+    pub fn key(&self) -> DeviceKey {
+        match &self.device {
+            Granted::Mdev(mdev) => DeviceKey::Mdev(mdev.uuid),
+            Granted::Pci(function) => DeviceKey::Pci(function.address),
+        }
+    }
+
+    /// The mediated device.
+    pub fn mdev(&self) -> Option<&GrantedMdev> {
+        match &self.device {
+            Granted::Mdev(mdev) => Some(mdev),
+            Granted::Pci(_) => None,
+        }
+    }
+
+    /// The mediated device, to be changed.
+    pub fn mdev_mut(&mut self) -> Option<&mut GrantedMdev> {
+        match &mut self.device {
+            Granted::Mdev(mdev) => Some(mdev),
+            Granted::Pci(_) => None,
+        }
+    }
+
+    /// The PCI function.
+    pub fn function(&self) -> Option<&GrantedFunction> {
+        match &self.device {
+            Granted::Pci(function) => Some(function),
+            Granted::Mdev(_) => None,
+        }
     }
 }
 
@@ -177,8 +266,8 @@ pub struct Claim {
 
 impl Claim {
     /// The claim's grant of this device.
-    pub fn grant(&self, uuid: &MdevUuid) -> Option<&Grant> {
-        self.grants.iter().find(|grant| grant.uuid() == *uuid)
+    pub fn grant(&self, device: DeviceKey) -> Option<&Grant> {
+        self.grants.iter().find(|grant| grant.key() == device)
     }
 
     /// What the claim is doing now, for people; empty when nothing.

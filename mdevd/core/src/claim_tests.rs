@@ -1,8 +1,11 @@
 //! The claim's file: what is written today is read by tomorrow's mdevd, and what is not a claim is an error, never half a claim.
 
 use super::*;
-use crate::fixtures::{claim, domain, grant, manual, mdev_type, uuid};
-use crate::plan::Step;
+use crate::fixtures::{address, claim, domain, grant, grant_with, manual, mdev_type, uuid};
+use crate::function::LinkState;
+use crate::inventory::Inventory;
+use crate::names::MacAddress;
+use crate::plan::{Step, Write};
 use alloc::string::ToString;
 use alloc::vec;
 use proptest::prelude::*;
@@ -11,13 +14,42 @@ const GOLDEN: &str = include_str!("../tests/golden/claim.json");
 
 /// A claim that uses every field.
 fn full() -> Claim {
+    let attributes = vec![("nvidia/vgpu_params".into(), "frame_rate_limiter=0".into())];
     let first = Grant {
-        attributes: vec![("nvidia/vgpu_params".into(), "frame_rate_limiter=0".into())],
         xml: XmlOptions(vec![("display".into(), "on".into()), ("ramfb".into(), "on".into())]),
-        ..grant(1, "0000:41:00.0", "nvidia-63", Undo::Remove)
+        ..grant_with(1, "0000:41:00.0", "nvidia-63", attributes)
+    };
+    let vf = Grant {
+        request: "nic0".into(),
+        device: Granted::Pci(GrantedFunction {
+            address: address("10000:e1:10.2"),
+            managed: false,
+            interface: false,
+            driver: "vfio-pci".parse().ok(),
+            vgpu_type: "1145".parse().ok(),
+            vf: Some(GrantedVf {
+                pf: address("10000:e1:00.0"),
+                index: 1,
+                set: VfSettings { mac: "52:54:00:6d:90:02".parse().ok(), vlan: Some(42), ..VfSettings::default() },
+                was: VfSettings {
+                    mac: Some(MacAddress::ZERO),
+                    vlan: Some(0),
+                    qos: Some(0),
+                    trust: Some(false),
+                    spoof_check: Some(true),
+                    min_rate: Some(0),
+                    max_rate: Some(0),
+                    link_state: Some(LinkState::Auto),
+                },
+            }),
+            driver_was: "igbvf".parse().ok(),
+            override_was: "igbvf".parse().ok(),
+        }),
+        undo: Undo::Restore,
+        xml: XmlOptions::default(),
     };
     let mut claim =
-        claim(domain(1, "render \"01\"\n"), ClaimState::Preparing, [first, grant(2, "mtty", "mtty-1", Undo::Keep)]);
+        claim(domain(1, "render \"01\"\n"), ClaimState::Preparing, [first, grant(2, "mtty", "mtty-1", Undo::Keep), vf]);
     claim.process = Some(ProcessRef { pid: 812, start_time: 4242 });
     claim.seen = true;
     claim.plan.done = 1;
@@ -77,13 +109,15 @@ fn what_is_not_a_claim_is_an_error_that_says_what() {
         (swap("\"undo\": \"remove\"", "\"undo\": \"destroy\""), "unknown variant `destroy`"),
         (swap("\"op\": \"create\"", "\"op\": \"format\""), "unknown variant `format`"),
         (swap("\"domain\"", "\"alien\""), "unknown variant `alien`"),
-        (swap("\"mdev\": \"00000000-", "\"pci\": \"00000000-"), "unknown variant `pci`"),
+        (swap("\"mdev\": {", "\"disk\": {"), "unknown variant `disk`"),
+        (swap("\"address\": \"10000:e1:10.2\"", "\"address\": \"../e1\""), "'../e1' is not a PCI address"),
+        (swap("\"mac\": \"52:", "\"mac\": \"5:"), "is not a MAC address"),
         (
             swap("\"parent\": \"0000:41:00.0\"", "\"parent\": \"../../etc\""),
             "'../../etc' is not the name of an mdev parent: it contains '/'",
         ),
         (swap("\"type\": \"nvidia-63\"", "\"type\": \"..\""), "'..' is not an mdev type id: it is a relative folder"),
-        (swap("\"mdev\": \"00000000-0000-4000", "\"mdev\": \"0000000-0000-4000"), "is not a UUID"),
+        (swap("\"uuid\": \"00000000-0000-4000", "\"uuid\": \"0000000-0000-4000"), "is not a UUID"),
         (swap("\"pid\": 812", "\"pid\": -1"), "invalid value: integer `-1`"),
         (swap("\"created\": 1763700000", "\"created\": \"today\""), "invalid type: string"),
         (swap("\"seen\": true", "\"seen\": true, \"seen\": false"), "duplicate field `seen`"),
@@ -118,7 +152,7 @@ fn owners_and_states_in_words() {
         assert_eq!(serde_json::to_string(&state).unwrap(), format!("\"{word}\""), "D-Bus and the file say the same");
         assert_eq!(state.is_ending(), matches!(state, Releasing | Failed));
     }
-    for undo in [Undo::Remove, Undo::Keep] {
+    for undo in [Undo::Remove, Undo::Restore, Undo::Keep] {
         assert_eq!(serde_json::to_string(&undo).unwrap(), format!("\"{}\"", undo.as_str()));
     }
 }
@@ -129,6 +163,8 @@ fn a_claim_says_what_it_is_doing() {
     let (one, two) = (uuid(1), uuid(2));
     assert_eq!(claim.step(), format!("set nvidia/vgpu_params of {one} to 'frame_rate_limiter=0'"));
     claim.plan.done = 2;
+    assert_eq!(claim.step(), "take the vGPU type from 10000:e1:10.2");
+    claim.plan.done = usize::MAX;
     assert_eq!(claim.step(), "");
     claim.state = ClaimState::Releasing;
     claim.plan = Plan::release(&claim.grants);
@@ -136,9 +172,12 @@ fn a_claim_says_what_it_is_doing() {
     claim.state = ClaimState::Ready;
     assert_eq!(claim.step(), "");
 
-    assert_eq!(claim.grant(&one).map(|g| (g.mdev_type.clone(), g.uuid())), Some((mdev_type("nvidia-63"), one)));
-    assert_eq!(claim.grant(&two).map(|g| g.undo), Some(Undo::Keep));
-    assert_eq!(claim.grant(&uuid(3)), None);
+    let of = |uuid| claim.grant(DeviceKey::Mdev(uuid));
+    assert_eq!(of(one).and_then(Grant::mdev).map(|mdev| mdev.mdev_type.clone()), Some(mdev_type("nvidia-63")));
+    assert_eq!(of(two).map(|g| g.undo), Some(Undo::Keep));
+    assert_eq!(of(uuid(3)), None);
+    let vf = claim.grant(DeviceKey::Pci(address("10000:e1:10.2")));
+    assert_eq!(vf.and_then(Grant::function).map(|f| f.managed), Some(false));
 }
 
 fn sysfs_name<T: core::str::FromStr<Err: core::fmt::Debug> + core::fmt::Debug>() -> impl Strategy<Value = T> {
@@ -152,6 +191,53 @@ fn text() -> impl Strategy<Value = String> {
 
 fn any_uuid() -> impl Strategy<Value = Uuid> {
     any::<u128>().prop_map(Uuid::from_u128)
+}
+
+fn addresses() -> impl Strategy<Value = PciAddress> {
+    (any::<u32>(), any::<u8>(), 0u8..32, 0u8..8).prop_map(|(domain, bus, device, function)| PciAddress {
+        domain,
+        bus,
+        device,
+        function,
+    })
+}
+
+fn vf_settings() -> impl Strategy<Value = VfSettings> {
+    let link =
+        proptest::option::of(proptest::sample::select(vec![LinkState::Auto, LinkState::Enable, LinkState::Disable]));
+    (any::<(Option<[u8; 6]>, Option<u16>, Option<u8>, Option<bool>, Option<bool>)>(), any::<[Option<u32>; 2]>(), link)
+        .prop_map(|((mac, vlan, qos, trust, spoof_check), [min_rate, max_rate], link_state)| VfSettings {
+            mac: mac.map(MacAddress),
+            vlan,
+            qos,
+            trust,
+            spoof_check,
+            min_rate,
+            max_rate,
+            link_state,
+        })
+}
+
+fn functions() -> impl Strategy<Value = Grant> {
+    let vf = proptest::option::of((addresses(), any::<u32>(), vf_settings(), vf_settings()));
+    let drivers = [(); 3].map(|()| proptest::option::of(sysfs_name()));
+    (text(), addresses(), any::<[bool; 2]>(), drivers, any::<Option<core::num::NonZeroU32>>(), vf).prop_map(
+        |(request, address, [managed, interface], [driver, driver_was, override_was], vgpu, vf)| Grant {
+            request,
+            device: Granted::Pci(GrantedFunction {
+                address,
+                managed,
+                interface,
+                driver,
+                vgpu_type: vgpu.map(VgpuTypeId),
+                vf: vf.map(|(pf, index, set, was)| GrantedVf { pf, index, set, was }),
+                driver_was,
+                override_was,
+            }),
+            undo: Undo::Restore,
+            xml: XmlOptions::default(),
+        },
+    )
 }
 
 fn claims() -> impl Strategy<Value = Claim> {
@@ -169,17 +255,12 @@ fn claims() -> impl Strategy<Value = Claim> {
     let pairs = || proptest::collection::vec((text(), text()), 0..3);
     let undo = proptest::sample::select(vec![Undo::Remove, Undo::Keep]);
     let grant = (text(), any_uuid(), sysfs_name(), sysfs_name(), text(), undo, pairs(), pairs()).prop_map(
-        |(request, uuid, parent, mdev_type, device_api, undo, attributes, xml)| Grant {
-            request,
-            device: DeviceKey::Mdev(MdevUuid(uuid)),
-            parent,
-            mdev_type,
-            device_api,
-            undo,
-            attributes,
-            xml: XmlOptions(xml),
+        |(request, uuid, parent, mdev_type, device_api, undo, attributes, xml)| {
+            let device = GrantedMdev { uuid: MdevUuid(uuid), parent, mdev_type, device_api, attributes };
+            Grant { request, device: Granted::Mdev(device), undo, xml: XmlOptions(xml) }
         },
     );
+    let grant = prop_oneof![grant, functions()];
     let process =
         proptest::option::of((any::<u32>(), any::<u64>()).prop_map(|(pid, start_time)| ProcessRef { pid, start_time }));
     let first = (any_uuid(), owner, any::<u32>(), any_uuid(), state, any::<u64>());
@@ -215,8 +296,9 @@ proptest! {
             bytes[at] = byte;
             if let Ok(claim) = serde_json::from_slice::<Claim>(&bytes) {
                 for step in &claim.plan.steps {
-                    if let Step::Create { .. } | Step::Remove { .. } = step {
-                        let (path, _) = step.write("devices/x");
+                    if let Ok(Write::File { path, .. }) = step.write(&Inventory::default())
+                        && !matches!(step, Step::SetAttribute { .. })
+                    {
                         prop_assert!(!path.split('/').any(|part| part == ".." || part.is_empty()), "{path}");
                     }
                 }

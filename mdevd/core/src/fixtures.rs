@@ -6,11 +6,12 @@ use alloc::vec::Vec;
 
 use uuid::Uuid;
 
-use crate::claim::{Claim, ClaimState, Grant, Owner, Undo};
+use crate::claim::{Claim, ClaimState, Grant, Granted, GrantedMdev, Owner, Undo};
+use crate::function::{Function, PciIds, PhysicalFunction, Role, VgpuType, VgpuTypes};
 use crate::inventory::{DeviceState, Inventory, Mdev, MdevType, Parent, ParentScan};
-use crate::names::{DeviceKey, MdevTypeId, MdevUuid, NumaNode, ParentName, RunId};
+use crate::names::{DriverName, IommuGroupId, MdevTypeId, MdevUuid, NumaNode, ParentName, PciAddress, RunId};
 use crate::plan::Plan;
-use crate::request::{Need, Wanted, XmlOptions};
+use crate::request::{FunctionNeed, FunctionOptions, MdevNeed, Wanted, WantedFunction, XmlOptions};
 
 /// The device number `n`.
 pub(crate) fn uuid(n: u32) -> MdevUuid {
@@ -24,6 +25,10 @@ pub(crate) fn domain_uuid(n: u32) -> Uuid {
 
 pub(crate) fn parent(name: &str) -> ParentName {
     name.parse().unwrap()
+}
+
+pub(crate) fn address(text: &str) -> PciAddress {
+    text.parse().unwrap()
 }
 
 pub(crate) fn mdev_type(id: &str) -> MdevTypeId {
@@ -123,14 +128,23 @@ pub(crate) fn scan_of(inventory: &Inventory, name: &ParentName) -> ParentScan {
 pub(crate) fn grant(n: u32, on: &str, id: &str, undo: Undo) -> Grant {
     Grant {
         request: ["dev", &n.to_string()].concat(),
-        device: DeviceKey::Mdev(uuid(n)),
-        parent: parent(on),
-        mdev_type: mdev_type(id),
-        device_api: "vfio-pci".into(),
+        device: Granted::Mdev(GrantedMdev {
+            uuid: uuid(n),
+            parent: parent(on),
+            mdev_type: mdev_type(id),
+            device_api: "vfio-pci".into(),
+            attributes: Vec::new(),
+        }),
         undo,
-        attributes: Vec::new(),
         xml: XmlOptions::default(),
     }
+}
+
+/// The same, with attributes to set.
+pub(crate) fn grant_with(n: u32, on: &str, id: &str, attributes: Vec<(String, String)>) -> Grant {
+    let mut grant = grant(n, on, id, Undo::Remove);
+    grant.mdev_mut().expect("a mediated device").attributes = attributes;
+    grant
 }
 
 pub(crate) fn domain(n: u32, name: &str) -> Owner {
@@ -164,13 +178,73 @@ pub(crate) fn claim(owner: Owner, state: ClaimState, grants: impl IntoIterator<I
 }
 
 /// The need of a new device `n` of a type.
-pub(crate) fn need(n: u32, id: &str) -> Need {
-    Need {
+pub(crate) fn need(n: u32, id: &str) -> MdevNeed {
+    MdevNeed {
         name: "gpu0".into(),
         uuid: uuid(n),
         wanted: Wanted::Type { mdev_type: mdev_type(id), parent: None },
         numa_node: None,
         model: None,
+        xml: XmlOptions::default(),
+    }
+}
+
+pub(crate) fn driver(name: &str) -> DriverName {
+    name.parse().unwrap()
+}
+
+/// A PCI function that a VM can be given, on the driver `nvme`, in the IOMMU group `group`.
+pub(crate) fn function(at: &str, group: u32) -> Function {
+    Function {
+        address: address(at),
+        ids: PciIds { vendor: 0x8086, device: 0x0a54, ..PciIds::default() },
+        class: 0x01_08_02,
+        name: String::new(),
+        driver: Some(driver("nvme")),
+        driver_override: None,
+        iommu_group: Some(IommuGroupId(group)),
+        numa_node: None,
+        reset_methods: Vec::new(),
+        role: Role::Pci,
+        bridge: false,
+        netdevs: Vec::new(),
+        vgpu: None,
+        variant_drivers: Vec::new(),
+        host_critical: Vec::new(),
+        state: DeviceState::Ok,
+        problems: Vec::new(),
+    }
+}
+
+/// A physical function on `igb` with these virtual ones, which could have eight.
+pub(crate) fn physical(at: &str, group: u32, vfs: &[&str]) -> Function {
+    let vfs = (0..).zip(vfs.iter().map(|vf| address(vf))).collect();
+    let role = PhysicalFunction { total_vfs: 8, vfs, drivers_autoprobe: true, ..PhysicalFunction::default() };
+    let ids = PciIds { vendor: 0x8086, device: 0x10c9, ..PciIds::default() };
+    Function { ids, driver: Some(driver("igb")), role: Role::Pf(role), ..function(at, group) }
+}
+
+/// A virtual function on `igbvf`.
+pub(crate) fn virtual_function(at: &str, group: u32, pf: &str, index: u32) -> Function {
+    let ids = PciIds { vendor: 0x8086, device: 0x10ca, ..PciIds::default() };
+    Function { ids, driver: Some(driver("igbvf")), role: Role::Vf { pf: address(pf), index }, ..function(at, group) }
+}
+
+/// The vendor's vGPU types of a function.
+pub(crate) fn vgpu_types(current: Option<u32>, creatable: &[(u32, &str)]) -> Option<VgpuTypes> {
+    let id = |id: u32| id.to_string().parse().unwrap();
+    let creatable = creatable.iter().map(|(n, name)| VgpuType { id: id(*n), name: (*name).into() }).collect();
+    Some(VgpuTypes { current: current.map(id), creatable, gpu_instance: None })
+}
+
+/// The need of a PCI function.
+pub(crate) fn function_need(wanted: WantedFunction) -> FunctionNeed {
+    FunctionNeed {
+        name: "dev0".into(),
+        wanted,
+        numa_node: None,
+        hostdev: None,
+        options: FunctionOptions::default(),
         xml: XmlOptions::default(),
     }
 }

@@ -1,6 +1,14 @@
 //! One host device as a domain's XML speaks of it, both ways: [`Hostdev`] is what was read (by [`crate::domain_xml`]) or came as text
-//! pairs over D-Bus; [`MdevHostdevXml`] and [`nodedev_xml`] are what we print for people to paste.
+//! pairs over D-Bus; [`MdevHostdevXml`], [`PciHostdevXml`], [`InterfaceHostdevXml`], [`HostdevNetworkXml`] and [`nodedev_xml`] are what we
+//! print for people to paste. They exist only in combinations that libvirt takes, and know which libvirt it takes.
 
+mod interface;
+mod mdev;
+mod network;
+mod nodedev;
+mod passthrough;
+mod pci;
+mod version;
 mod xml;
 
 use alloc::borrow::ToOwned;
@@ -10,13 +18,19 @@ use alloc::vec::Vec;
 
 use thiserror::Error;
 
-use crate::names::{MdevUuid, PciAddress, printable};
+use crate::names::{MacAddress, MdevUuid, PciAddress, printable};
 use crate::suggest::nearest;
 
+pub use interface::InterfaceHostdevXml;
+pub use mdev::{MdevHostdevXml, MdevModel};
+pub use network::{HostdevNetworkXml, NetworkSource};
+pub use nodedev::{nodedev_function, nodedev_parent, nodedev_xml};
+pub use pci::PciHostdevXml;
+pub use version::LibvirtVersion;
 pub(crate) use xml::escape;
-pub use xml::{CcwAddress, GuestAddress, MdevHostdevXml, MdevModel, OPTIONS, nodedev_parent, nodedev_xml};
+pub use xml::{CcwAddress, GuestAddress};
 
-/// Why text pairs do not describe a hostdev. Prints as one sentence that names the key.
+/// Why text pairs do not describe a hostdev or what is printed for one. Prints as one sentence that names the key.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{what}")]
 pub struct HostdevError {
@@ -37,6 +51,11 @@ impl HostdevError {
         Self::new(format!("unknown {kind} '{}': {advice}", printable(key)))
     }
 
+    /// The key is there already.
+    fn twice(key: &str) -> Self {
+        Self::new(format!("'{}' is given twice", printable(key)))
+    }
+
     /// The key has a value that is none of its values.
     fn value(key: &str, text: &str, expected: &str) -> Self {
         Self::new(format!("{key}='{}': it must be {expected}", printable(text)))
@@ -47,7 +66,7 @@ impl HostdevError {
 fn set<'a>(slot: &mut Option<&'a str>, key: &str, text: &'a str) -> Result<(), HostdevError> {
     match slot.replace(text) {
         None => Ok(()),
-        Some(_) => Err(HostdevError::new(format!("'{key}' is given twice"))),
+        Some(_) => Err(HostdevError::twice(key)),
     }
 }
 
@@ -73,10 +92,18 @@ pub struct Hostdev {
     pub alias: Option<String>,
     /// Whether it is an `<interface type='hostdev'>`.
     pub interface: bool,
+    /// The MAC address that an interface's element gives it.
+    pub mac: Option<MacAddress>,
+    /// The VLAN that an interface's element puts it into. A trunk of several is `None`: libvirt starts no VM with one on a virtual
+    /// function.
+    pub vlan: Option<u16>,
 }
 
 /// The keys of a hostdev in text pairs.
-pub const KEYS: [&str; 7] = ["kind", "uuid", "address", "model", "managed", "alias", "interface"];
+pub const KEYS: [&str; 9] = ["kind", "uuid", "address", "model", "managed", "alias", "interface", "mac", "vlan"];
+
+/// The largest VLAN tag that libvirt takes.
+pub(crate) const MAX_VLAN: u16 = 4095;
 
 impl Hostdev {
     /// The text pairs that [`Hostdev::from_pairs`] reads; what is absent or `no` by default has no pair, except `managed`.
@@ -103,16 +130,24 @@ impl Hostdev {
         if self.interface {
             put("interface", "yes".to_owned());
         }
+        if let Some(mac) = self.mac {
+            put("mac", mac.to_string());
+        }
+        if let Some(vlan) = self.vlan {
+            put("vlan", vlan.to_string());
+        }
         pairs
     }
 
-    /// Reads a hostdev from text pairs: `kind` (mdev, pci) with `uuid` or `address`, and `model`, `managed`, `alias`, `interface`.
+    /// Reads a hostdev from text pairs: `kind` (mdev, pci) with `uuid` or `address`, and `model`, `managed`, `alias`, `interface`,
+    /// and with this one `mac` and `vlan` (0 is none).
     ///
     /// # Errors
     /// A key that is unknown (the nearest known one is named), given twice, missing, or does not go with the others, and a value that
     /// its key cannot have.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, HostdevError> {
-        let [mut kind, mut uuid, mut address, mut model, mut managed, mut alias, mut interface] = [None; 7];
+        let [mut kind, mut uuid, mut address, mut model, mut managed, mut alias, mut interface, mut mac, mut vlan] =
+            [None; 9];
         for (key, value) in pairs {
             let slot = match key {
                 "kind" => &mut kind,
@@ -122,6 +157,8 @@ impl Hostdev {
                 "managed" => &mut managed,
                 "alias" => &mut alias,
                 "interface" => &mut interface,
+                "mac" => &mut mac,
+                "vlan" => &mut vlan,
                 _ => return Err(HostdevError::unknown("hostdev key", key, &KEYS)),
             };
             set(slot, key, value)?;
@@ -157,7 +194,23 @@ impl Hostdev {
             }
             _ => {}
         }
+        let mac = mac.filter(|mac| !mac.is_empty());
+        let vlan = vlan.filter(|vlan| !vlan.is_empty() && *vlan != "0");
+        if let Some(key) = [("mac", mac), ("vlan", vlan)].iter().find_map(|(key, value)| value.map(|_| *key))
+            && !interface
+        {
+            return Err(HostdevError::new(format!("'{key}' goes with interface='yes' only")));
+        }
+        let mac = mac.map(str::parse).transpose().map_err(|e| bad_name("mac", e))?;
+        let vlan = vlan
+            .map(|text| {
+                let digits = Some(text).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+                let id = digits.and_then(|text| text.parse().ok()).filter(|id| *id <= MAX_VLAN);
+                id.ok_or_else(|| HostdevError::value("vlan", text, "a number up to 4095"))
+            })
+            .transpose()?
+            .filter(|id| *id != 0);
         let alias = alias.filter(|alias| !alias.is_empty()).map(ToOwned::to_owned);
-        Ok(Self { source, model: model.unwrap_or("").to_owned(), managed, alias, interface })
+        Ok(Self { source, model: model.unwrap_or("").to_owned(), managed, alias, interface, mac, vlan })
     }
 }

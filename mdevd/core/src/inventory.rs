@@ -1,12 +1,13 @@
-//! What the kernel says now: mdev parents with their types, and the mediated devices that exist. One immutable picture; a new look at a
-//! parent makes a new one.
+//! What the kernel says now: mdev parents with their types, the mediated devices that exist, and the PCI functions. One immutable
+//! picture; a new look at a parent or a function makes a new one.
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::names::{DriverName, IommuGroupId, MdevTypeId, MdevUuid, NumaNode, ParentName};
+use crate::function::{Function, Role};
+use crate::names::{DeviceKey, DriverName, IommuGroupId, MdevTypeId, MdevUuid, NumaNode, ParentName, PciAddress};
 
 /// A type that a parent offers: `mdev_supported_types/<id>` (kernel: Documentation/ABI/testing/sysfs-bus-vfio-mdev).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +98,7 @@ pub struct ParentScan {
 pub struct Inventory {
     parents: BTreeMap<ParentName, Arc<Parent>>,
     mdevs: BTreeMap<MdevUuid, Arc<Mdev>>,
+    functions: BTreeMap<PciAddress, Arc<Function>>,
 }
 
 impl Inventory {
@@ -175,6 +177,56 @@ impl Inventory {
     /// Forgets a mediated device that is gone.
     pub fn remove_mdev(&mut self, uuid: &MdevUuid) {
         self.mdevs.remove(uuid);
+    }
+
+    /// Takes in a new look at one PCI function; one that is equal keeps its identity.
+    pub fn insert_function(&mut self, function: Function) {
+        match self.functions.get(&function.address) {
+            Some(old) if **old == function => {}
+            _ => {
+                self.functions.insert(function.address, Arc::new(function));
+            }
+        }
+    }
+
+    /// Forgets a PCI function that is gone.
+    pub fn remove_function(&mut self, address: &PciAddress) {
+        self.functions.remove(address);
+    }
+
+    /// Marks a PCI function `stuck`.
+    pub fn mark_function_stuck(&mut self, address: &PciAddress, why: &str) {
+        if let Some(function) = self.functions.get_mut(address) {
+            Arc::make_mut(function).state = DeviceState::Stuck(why.into());
+        }
+    }
+
+    /// A PCI function by address.
+    pub fn function(&self, address: &PciAddress) -> Option<&Arc<Function>> {
+        self.functions.get(address)
+    }
+
+    /// All PCI functions, by address.
+    pub fn functions(&self) -> impl Iterator<Item = &Arc<Function>> {
+        self.functions.values()
+    }
+
+    /// The functions of one IOMMU group, by address.
+    pub fn group_members(&self, group: IommuGroupId) -> impl Iterator<Item = &Arc<Function>> {
+        self.functions.values().filter(move |function| function.iommu_group == Some(group))
+    }
+
+    /// The virtual functions of a physical one, by address.
+    pub fn vfs_of(&self, physical: PciAddress) -> impl Iterator<Item = &Arc<Function>> {
+        self.functions.values().filter(move |function| matches!(function.role, Role::Vf { pf, .. } if pf == physical))
+    }
+
+    /// Whether a device is there.
+    pub fn has(&self, device: DeviceKey) -> bool {
+        match device {
+            DeviceKey::Mdev(uuid) => self.mdevs.contains_key(&uuid),
+            DeviceKey::Pci(address) => self.functions.contains_key(&address),
+        }
     }
 
     /// A parent by name.

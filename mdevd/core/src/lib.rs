@@ -10,9 +10,11 @@
 
 extern crate alloc;
 
+pub mod check;
 pub mod choose;
 pub mod claim;
 pub mod domain_xml;
+pub mod function;
 pub mod holders;
 pub mod hostdev;
 pub mod inventory;

@@ -5,6 +5,7 @@ use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
+use core::num::NonZeroU32;
 use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,95 @@ impl FromStr for PciAddress {
         Ok(Self { domain, bus: bus as u8, device: device as u8, function: function as u8 })
     }
 }
+
+impl PciAddress {
+    /// Its card: the same without the function, `0000:41:00`.
+    pub fn card(self) -> PciCard {
+        PciCard { domain: self.domain, bus: self.bus, device: self.device }
+    }
+}
+
+/// All functions of one device number, which usually are one card: `0000:41:00`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PciCard {
+    /// PCI domain (segment).
+    pub domain: u32,
+    /// Bus number.
+    pub bus: u8,
+    /// Device (slot) number, at most 0x1f.
+    pub device: u8,
+}
+
+impl PciCard {
+    /// One of its functions.
+    pub fn function(self, function: u8) -> PciAddress {
+        PciAddress { domain: self.domain, bus: self.bus, device: self.device, function: function & 7 }
+    }
+}
+
+impl fmt::Display for PciCard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}", self.domain, self.bus, self.device)
+    }
+}
+
+impl FromStr for PciCard {
+    type Err = NameError;
+
+    /// Reads `DDDD:BB:DD`, or `BB:DD` of domain 0.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let bad = |why: String| NameError::new(text, "a PCI card (like 0000:41:00)", why);
+        if text.contains('.') {
+            return Err(bad("it has a function".into()));
+        }
+        let domain = if text.matches(':').count() == 1 { "0000:" } else { "" };
+        let first = format!("{domain}{text}.0").parse::<PciAddress>().map_err(|error| bad(error.why))?;
+        Ok(first.card())
+    }
+}
+
+text_conversions!(PciCard);
+
+/// One PCI function, or all of a card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum PciSelector {
+    /// The function.
+    Function(PciAddress),
+    /// The card.
+    Card(PciCard),
+}
+
+impl PciSelector {
+    /// Whether it means this function.
+    pub fn means(&self, address: PciAddress) -> bool {
+        match self {
+            Self::Function(only) => *only == address,
+            Self::Card(card) => *card == address.card(),
+        }
+    }
+}
+
+impl fmt::Display for PciSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Function(address) => address.fmt(f),
+            Self::Card(card) => card.fmt(f),
+        }
+    }
+}
+
+impl FromStr for PciSelector {
+    type Err = NameError;
+
+    /// Reads `0000:41:00.4`, or `0000:41:00` of a card.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.contains('.') { text.parse().map(Self::Function) } else { text.parse().map(Self::Card) }
+    }
+}
+
+text_conversions!(PciSelector);
 
 fn show(digits: &core::ops::RangeInclusive<usize>) -> String {
     if digits.start() == digits.end() {
@@ -301,99 +391,109 @@ impl FromStr for RunId {
     }
 }
 
-/// What a VM is given. Only mediated devices so far.
+/// What a VM is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKey {
     /// A mediated device.
     Mdev(MdevUuid),
+    /// A PCI function.
+    Pci(PciAddress),
+}
+
+impl DeviceKey {
+    /// The UUID of a mediated device.
+    pub fn mdev(&self) -> Option<MdevUuid> {
+        match self {
+            Self::Mdev(uuid) => Some(*uuid),
+            Self::Pci(_) => None,
+        }
+    }
+
+    /// The address of a PCI function.
+    pub fn pci(&self) -> Option<PciAddress> {
+        match self {
+            Self::Pci(address) => Some(*address),
+            Self::Mdev(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for DeviceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mdev(uuid) => uuid.fmt(f),
+            Self::Pci(address) => address.fmt(f),
         }
     }
 }
+
+/// The number of a vendor's vGPU type: `1145`. Never 0, which the vendor's file uses for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VgpuTypeId(pub NonZeroU32);
+
+impl fmt::Display for VgpuTypeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for VgpuTypeId {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let digits = Some(text).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+        digits
+            .and_then(|text| text.parse().ok())
+            .map(Self)
+            .ok_or_else(|| NameError::new(text, "the number of a vGPU type", "it must be a whole number from 1 on"))
+    }
+}
+
+/// A network interface's hardware address, `52:54:00:6d:90:02`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MacAddress(pub [u8; 6]);
+
+impl MacAddress {
+    /// What a driver shows for a virtual function that has been given none.
+    pub const ZERO: Self = Self([0; 6]);
+
+    /// Whether it stands for many interfaces, so that none can have it.
+    pub fn is_multicast(self) -> bool {
+        let [first, ..] = self.0;
+        first & 1 == 1
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for MacAddress {
+    type Err = NameError;
+
+    /// Reads six pairs of hexadecimal digits with `:` between them, of either case.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let bad = || NameError::new(text, "a MAC address", "it must be like 52:54:00:6d:90:02");
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()));
+            *byte = part.and_then(|part| u8::from_str_radix(part, 16).ok()).ok_or_else(bad)?;
+        }
+        if parts.next().is_some() {
+            return Err(bad());
+        }
+        Ok(Self(bytes))
+    }
+}
+
+text_conversions!(MacAddress);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::vec::Vec;
-    use proptest::prelude::*;
-
-    #[test]
-    fn pci_addresses_that_are_right() {
-        for (text, shown) in [
-            ("0000:41:00.4", "0000:41:00.4"),
-            ("10000:E1:1f.7", "10000:e1:1f.7"),
-            ("ffffffff:ff:1f.7", "ffffffff:ff:1f.7"),
-        ] {
-            assert_eq!(text.parse::<PciAddress>().map(|a| a.to_string()), Ok(shown.into()));
-        }
-    }
-
-    #[test]
-    fn pci_addresses_that_are_wrong_say_why() {
-        let why = |text: &str| text.parse::<PciAddress>().unwrap_err().why;
-        assert_eq!(why("41:00.4"), "no ':' between bus and device");
-        assert_eq!(why("0000:41:20.0"), "the device is above 1f");
-        assert_eq!(why("0000:41:00.8"), "the function is above 7");
-        assert_eq!(why("000:41:00.0"), "the domain '000' must have 4 to 8 hexadecimal digits");
-        assert_eq!(why("0000:+1:00.0"), "the bus '+1' must have 2 hexadecimal digits");
-        assert_eq!(why("0000:41:00"), "no '.' before the function");
-    }
-
-    #[test]
-    fn names_cannot_leave_their_folder_or_hide_in_a_terminal() {
-        for bad in ["", ".", "..", "a/b", "a\nb", "a\0b", "\u{1b}[2J"] {
-            assert!(bad.parse::<ParentName>().is_err(), "{bad:?}");
-            assert!(bad.parse::<MdevTypeId>().is_err(), "{bad:?}");
-        }
-        let error = "a\n\u{1b}[2J".parse::<ParentName>().unwrap_err().to_string();
-        assert!(!error.chars().any(char::is_control), "{error:?}");
-    }
-
-    #[test]
-    fn request_names_say_what_is_wrong_with_them() {
-        let longest = "x".repeat(32);
-        assert_eq!(longest.parse::<RequestName>().map(String::from), Ok(longest));
-        let why = |text: &str| text.parse::<RequestName>().unwrap_err().why;
-        assert_eq!(why(""), "it must have 1 to 32 characters");
-        assert_eq!(why(&"x".repeat(33)), "it must have 1 to 32 characters");
-        // 17 characters, but 34 bytes: the length is not what is wrong.
-        assert_eq!(why(&"ä".repeat(17)), "only letters, digits, '_' and '-' are allowed");
-        assert_eq!(why("a.1"), "only letters, digits, '_' and '-' are allowed");
-    }
-
-    #[test]
-    fn uuids_are_hyphenated_and_lower_cased() {
-        let upper = "AAAAAAAA-2222-3333-4444-555555555555";
-        assert_eq!(upper.parse::<MdevUuid>().map(|u| u.to_string()), Ok(upper.to_lowercase()));
-        for bad in ["aaaaaaaa222233334444555555555555", "{aaaaaaaa-2222-3333-4444-55555555555}", "", "urn:uuid:x"] {
-            assert!(bad.parse::<MdevUuid>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_derived_uuid_is_what_uuidgen_prints() {
-        let domain = parse_uuid("0f154289-728c-42df-9e56-9b6c1be66e73").unwrap();
-        // uuidgen --sha1 -n 0f154289-728c-42df-9e56-9b6c1be66e73 -N gpu0
-        assert_eq!(MdevUuid::derived(domain, "gpu0").to_string(), "95dfa89f-59f0-54a0-83f4-c665e1e9868b");
-    }
-
-    proptest! {
-        #[test]
-        fn every_address_survives_text(domain: u32, bus: u8, device in 0u8..=0x1f, function in 0u8..=7) {
-            let address = PciAddress { domain, bus, device, function };
-            prop_assert_eq!(address.to_string().parse(), Ok(address));
-        }
-
-        #[test]
-        fn no_text_panics(text in "\\PC*|[0-9a-f:.]{0,20}") {
-            let parsed: Vec<bool> = [text.parse::<PciAddress>().is_ok(), text.parse::<RequestName>().is_ok(), parse_uuid(&text).is_ok()].into();
-            prop_assert_eq!(parsed.len(), 3);
-        }
-    }
-}
+#[path = "names_tests.rs"]
+mod tests;

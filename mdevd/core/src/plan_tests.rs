@@ -2,7 +2,7 @@
 //! the host comes out as it went in.
 
 use super::*;
-use crate::fixtures::{Host, grant, mdev_type, parent, scan_of, uuid};
+use crate::fixtures::{Host, grant, grant_with, mdev_type, parent, scan_of, uuid};
 use crate::inventory::{DeviceState, Mdev};
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -49,6 +49,7 @@ impl World {
                 self.inventory.update(scan);
                 self.attributes.retain(|(owner, _), _| owner != uuid);
             }
+            _ => unreachable!("the grants of these tests are mediated devices"),
         }
         Ok(())
     }
@@ -104,7 +105,7 @@ fn situations(least_made: usize) -> impl Strategy<Value = (World, Vec<Grant>)> {
             grants.extend(foreign.iter().map(|n| grant(*n, on(n % 2 == 1), "t", Undo::Keep)));
         }
         for (i, (q, attributes)) in made.into_iter().enumerate() {
-            grants.push(Grant { attributes, ..grant(100 + i as u32, on(q), "t", Undo::Remove) });
+            grants.push(grant_with(100 + i as u32, on(q), "t", attributes));
         }
         // Kept and made ones in any order.
         if !grants.is_empty() {
@@ -117,14 +118,9 @@ fn situations(least_made: usize) -> impl Strategy<Value = (World, Vec<Grant>)> {
 
 #[test]
 fn a_plan_in_words_and_writes() {
-    let first = Grant {
-        attributes: vec![
-            ("nvidia/vgpu_params".into(), "frl=0".into()),
-            ("a".into(), "1".into()),
-            ("a".into(), "2".into()),
-        ],
-        ..grant(1, "p", "t", Undo::Remove)
-    };
+    let attributes =
+        vec![("nvidia/vgpu_params".into(), "frl=0".into()), ("a".into(), "1".into()), ("a".into(), "2".into())];
+    let first = grant_with(1, "p", "t", attributes);
     let grants = [first, grant(2, "q", "t", Undo::Keep), grant(3, "q", "u", Undo::Remove)];
     let (one, three) = (uuid(1), uuid(3));
     let words = |plan: &Plan| plan.steps.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -141,20 +137,23 @@ fn a_plan_in_words_and_writes() {
     assert_eq!(words(&Plan::release(&grants)), [format!("remove {three} from q"), format!("remove {one} from p")]);
 
     let prepare = Plan::prepare(&grants);
-    let writes: Vec<(String, String)> =
-        prepare.steps.iter().take(2).map(|step| step.write("devices/virtual/p/p")).collect();
+    let inventory = Host::default().parent("p").inventory();
+    let file = |path: String, value: String| Ok(Write::File { path, value });
+    let writes: Vec<_> = prepare.steps.iter().take(2).map(|step| step.write(&inventory)).collect();
     assert_eq!(
         writes,
         [
-            ("devices/virtual/p/p/mdev_supported_types/t/create".into(), one.to_string()),
-            (format!("bus/mdev/devices/{one}/nvidia/vgpu_params"), "frl=0".into()),
+            file("devices/virtual/p/mdev_supported_types/t/create".into(), one.to_string()),
+            file(format!("bus/mdev/devices/{one}/nvidia/vgpu_params"), "frl=0".into()),
         ]
     );
+    assert_eq!(prepare.steps[4].write(&inventory), Err("the parent q is gone".into()));
     let remove = &Plan::release(&grants).steps[1];
-    assert_eq!(remove.write("anything"), (format!("bus/mdev/devices/{one}/remove"), "1".into()));
-    assert_eq!((remove.parent(), remove.uuid()), (&parent("p"), one));
-    assert_eq!((prepare.steps[1].parent(), prepare.steps[1].uuid()), (&parent("p"), one));
-    assert_eq!((prepare.steps[4].parent(), prepare.steps[4].uuid()), (&parent("q"), three));
+    assert_eq!(remove.write(&Inventory::default()), file(format!("bus/mdev/devices/{one}/remove"), "1".into()));
+    let about = |step: &Step| (step.parent().cloned(), step.device(), step.lock(&inventory));
+    assert_eq!(about(remove), (Some(parent("p")), DeviceKey::Mdev(one), "p".into()));
+    assert_eq!(about(&prepare.steps[1]), (Some(parent("p")), DeviceKey::Mdev(one), "p".into()));
+    assert_eq!(about(&prepare.steps[4]), (Some(parent("q")), DeviceKey::Mdev(three), "q".into()));
 }
 
 #[test]
@@ -196,8 +195,7 @@ fn what_counts_as_done() {
 
 #[test]
 fn steps_in_the_claim_file() {
-    let plan =
-        Plan::prepare(&[Grant { attributes: vec![("a".into(), "1".into())], ..grant(1, "p", "t", Undo::Remove) }]);
+    let plan = Plan::prepare(&[grant_with(1, "p", "t", vec![("a".into(), "1".into())])]);
     let u = uuid(1);
     assert_eq!(
         serde_json::to_string(&plan).unwrap(),
@@ -249,13 +247,13 @@ fn attributes_stay_inside_the_device() {
 proptest! {
     #[test]
     fn release_undoes_prepare_step_for_step((_, grants) in situations(0)) {
-        let created: Vec<MdevUuid> =
-            Plan::prepare(&grants).steps.iter().filter(|s| matches!(s, Step::Create { .. })).map(Step::uuid).collect();
-        let mut removed: Vec<MdevUuid> = Plan::release(&grants).steps.iter().map(Step::uuid).collect();
+        let created: Vec<DeviceKey> =
+            Plan::prepare(&grants).steps.iter().filter(|s| matches!(s, Step::Create { .. })).map(Step::device).collect();
+        let mut removed: Vec<DeviceKey> = Plan::release(&grants).steps.iter().map(Step::device).collect();
         removed.reverse();
         prop_assert_eq!(&created, &removed);
         for grant in grants.iter().filter(|grant| grant.undo == Undo::Keep) {
-            prop_assert!(!created.contains(&grant.uuid()), "what is kept is not made and not removed");
+            prop_assert!(!created.contains(&grant.key()), "what is kept is not made and not removed");
         }
     }
 
@@ -299,11 +297,11 @@ proptest! {
     #[test]
     fn a_device_of_another_parent_that_took_the_uuid_survives((before, grants) in situations(1), victim: prop::sample::Index) {
         let made: Vec<&Grant> = grants.iter().filter(|grant| grant.undo == Undo::Remove).collect();
-        let victim = made[victim.index(made.len())];
+        let victim = made[victim.index(made.len())].mdev().unwrap();
         let elsewhere = parent(if victim.parent.as_str() == "p" { "q" } else { "p" });
         let mut world = before;
         // Somebody makes it by hand between our look and our write.
-        world.apply(&Step::Create { parent: elsewhere, mdev_type: mdev_type("t"), uuid: victim.uuid() }).unwrap();
+        world.apply(&Step::Create { parent: elsewhere, mdev_type: mdev_type("t"), uuid: victim.uuid }).unwrap();
         let with_foreign = world.clone();
         prop_assert_eq!(world.carry_on(&mut Plan::prepare(&grants), ALL, false), Err("EEXIST"));
         prop_assert_eq!(world.carry_on(&mut Plan::release(&grants), ALL, false), Ok(()));

@@ -5,7 +5,7 @@
 //! bound. So a run that was never seen is kept as long as the libvirtd that prepared it lives.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::claim::{Claim, ClaimState, Owner};
 use crate::holders::Holders;
 use crate::inventory::Inventory;
-use crate::names::MdevUuid;
+use crate::names::DeviceKey;
 
 /// How long status file and holders must have been absent, over two looks, before a claim is freed. In seconds.
 pub const ABSENT_SECONDS: u64 = 30;
@@ -33,7 +33,7 @@ pub struct Look {
     /// Whether libvirt has a status file of the domain with a live QEMU.
     pub running: Known<bool>,
     /// Who holds each of the claim's devices.
-    pub holders: Vec<(MdevUuid, Holders)>,
+    pub holders: Vec<(DeviceKey, Holders)>,
     /// Whether the libvirtd that asked is still there; `Known(false)` when the claim has none.
     pub libvirt_alive: Known<bool>,
     /// Since when (on the clock of `now`) status file and holders have been absent on every look; `None` at the first.
@@ -99,8 +99,8 @@ pub fn decide(claim: &Claim, inventory: &Inventory, look: &Look) -> Action {
         let gone: Vec<String> = claim
             .grants
             .iter()
-            .filter(|g| inventory.mdev(&g.uuid()).is_none())
-            .map(|g| format!("{}", g.uuid()))
+            .filter(|grant| !inventory.has(grant.key()))
+            .map(|grant| grant.key().to_string())
             .collect();
         return if gone.is_empty() {
             Action::Keep("a manual claim stays until it is released".into())
@@ -109,10 +109,10 @@ pub fn decide(claim: &Claim, inventory: &Inventory, look: &Look) -> Action {
         };
     };
     // What proves that the run is alive comes first: it stays proven when something else could not be read.
-    if let Some((uuid, holders)) =
+    if let Some((device, holders)) =
         look.holders.iter().find(|(_, holders)| matches!(holders, Holders::Known(list) if !list.is_empty()))
     {
-        return Action::Seen(format!("{uuid} is held by {holders}"));
+        return Action::Seen(format!("{device} is held by {holders}"));
     }
     match &look.running {
         Known::Known(true) => return Action::Seen("the domain is running".into()),
@@ -120,14 +120,14 @@ pub fn decide(claim: &Claim, inventory: &Inventory, look: &Look) -> Action {
         Known::Known(false) => {}
     }
     for grant in &claim.grants {
-        let uuid = grant.uuid();
-        match look.holders.iter().find(|(looked_at, _)| *looked_at == uuid) {
+        let device = grant.key();
+        match look.holders.iter().find(|(looked_at, _)| *looked_at == device) {
             Some((_, Holders::Unknown(why))) => {
-                return Action::KeepUnknown(format!("whether {uuid} is held is not known: {why}"));
+                return Action::KeepUnknown(format!("whether {device} is held is not known: {why}"));
             }
             // Nobody can hold a device that is not there.
-            None if inventory.mdev(&uuid).is_some() => {
-                return Action::KeepUnknown(format!("whether {uuid} is held was not looked at"));
+            None if inventory.has(device) => {
+                return Action::KeepUnknown(format!("whether {device} is held was not looked at"));
             }
             _ => {}
         }

@@ -6,6 +6,11 @@ use crate::fixtures::{Host, claim, domain, grant, manual, uuid};
 use crate::holders::Holder;
 use alloc::vec;
 
+/// The device number `n`.
+fn key(n: u32) -> DeviceKey {
+    DeviceKey::Mdev(uuid(n))
+}
+
 fn qemu() -> Holders {
     Holders::Known(vec![Holder { pid: 4711, command: "qemu-system-x86".into() }])
 }
@@ -22,7 +27,7 @@ fn unknown() -> Holders {
 fn dead() -> Look {
     Look {
         running: Known::Known(false),
-        holders: vec![(uuid(1), nobody()), (uuid(2), nobody())],
+        holders: vec![(key(1), nobody()), (key(2), nobody())],
         libvirt_alive: Known::Known(false),
         absent_since: Some(100),
         now: 100 + ABSENT_SECONDS,
@@ -64,7 +69,7 @@ fn the_whole_table() {
                         for absent_since in absences {
                             cases += 1;
                             let claim = Claim { seen, ..claim(owner.clone(), state, grants()) };
-                            let found = [(uuid(1), first.clone()), (uuid(2), second.clone())];
+                            let found = [(key(1), first.clone()), (key(2), second.clone())];
                             let look = Look {
                                 running: running.clone(),
                                 holders: found
@@ -112,7 +117,7 @@ fn the_whole_table() {
 #[test]
 fn words_and_reasons() {
     let unknown_look = |look: Look| Look { running: Known::Unknown("/run/libvirt/qemu: EACCES".into()), ..look };
-    let held = |holders: Holders| Look { holders: vec![(uuid(1), nobody()), (uuid(2), holders)], ..dead() };
+    let held = |holders: Holders| Look { holders: vec![(key(1), nobody()), (key(2), holders)], ..dead() };
     let u2 = uuid(2);
     let seen = || Claim { seen: true, ..ready() };
     let in_state = |state| Claim { state, ..ready() };
@@ -127,7 +132,7 @@ fn words_and_reasons() {
         (failed(), dead(), "retry", "being given back: remove: EBUSY"),
         (ready(), held(qemu()), "keep", &held_reason),
         (ready(), held(unknown()), "keep", &held_unknown),
-        (ready(), Look { holders: vec![(uuid(1), nobody())], ..dead() }, "keep", &not_looked),
+        (ready(), Look { holders: vec![(key(1), nobody())], ..dead() }, "keep", &not_looked),
         (ready(), Look { running: Known::Known(true), ..held(unknown()) }, "keep", "the domain is running"),
         (ready(), unknown_look(held(qemu())), "keep", &held_reason),
         (ready(), unknown_look(dead()), "keep", "whether the domain runs is not known: /run/libvirt/qemu: EACCES"),
@@ -187,7 +192,7 @@ fn a_manual_claim_whose_device_is_gone_is_a_problem() {
 #[test]
 fn nobody_can_hold_a_device_that_is_gone() {
     // Some drivers remove the device themselves when its VM stops; nobody then looks for its holders.
-    let look = Look { holders: vec![(uuid(2), nobody())], ..dead() };
+    let look = Look { holders: vec![(key(2), nobody())], ..dead() };
     let only_the_other = Host::default().parent("p").mdev(2, "t").inventory();
     assert!(matches!(decide(&ready(), &only_the_other, &look), Action::Free(_)));
     assert!(matches!(decide(&ready(), &inventory(), &look), Action::KeepUnknown(_)));
@@ -196,7 +201,7 @@ fn nobody_can_hold_a_device_that_is_gone() {
 #[test]
 fn a_holder_of_a_device_that_is_not_the_claims_says_nothing_new() {
     // The look may be shared; what it says of other devices keeps, never frees.
-    let look = Look { holders: vec![(uuid(1), nobody()), (uuid(2), nobody()), (uuid(3), unknown())], ..dead() };
+    let look = Look { holders: vec![(key(1), nobody()), (key(2), nobody()), (key(3), unknown())], ..dead() };
     assert!(matches!(decide(&ready(), &inventory(), &look), Action::Free(_)));
 }
 

@@ -1,6 +1,9 @@
 //! What a VM may ask for. One flat form, text keys and values, so that attributes in the domain's XML, `a{ss}` on D-Bus and `k=v` on the
 //! command line all go through the one [`Request::parse`]; and the meeting of a domain's requests with its hostdevs, [`bind`].
 
+mod bind;
+mod function;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -11,13 +14,15 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::domain_xml::request_element;
-use crate::hostdev::{Hostdev, HostdevSource, MdevHostdevXml};
-use crate::names::{MdevTypeId, MdevUuid, NumaNode, ParentName, RequestName, printable};
+use crate::hostdev::MdevHostdevXml;
+use crate::names::{MdevTypeId, MdevUuid, NumaNode, ParentName, PciAddress, PciCard, RequestName, printable};
 use crate::suggest::nearest;
 
+pub use bind::{BindError, FunctionNeed, MdevNeed, Need, bind, needs_without_domain, request_to_paste, uncovered};
+pub use function::{FunctionKind, FunctionOptions, WantedFunction, WantedVgpu};
+
 /// The keys of a request.
-pub const KEYS: [&str; 12] = [
+pub const KEYS: [&str; 28] = [
     "name",
     "type",
     "parent",
@@ -30,14 +35,56 @@ pub const KEYS: [&str; 12] = [
     "ramfb",
     "guest-address",
     "boot-order",
+    "address",
+    "device",
+    "pf",
+    "vgpu-type",
+    "driver",
+    "managed",
+    "mac",
+    "vlan",
+    "qos",
+    "trust",
+    "spoof-check",
+    "min-rate",
+    "max-rate",
+    "link-state",
+    "rom-bar",
+    "rom-file",
 ];
+
+/// The keys that only a request for a PCI function has. Each of the first four says which one.
+const OF_FUNCTIONS: [&str; 16] = [
+    "address",
+    "device",
+    "pf",
+    "vgpu-type",
+    "driver",
+    "managed",
+    "mac",
+    "vlan",
+    "qos",
+    "trust",
+    "spoof-check",
+    "min-rate",
+    "max-rate",
+    "link-state",
+    "rom-bar",
+    "rom-file",
+];
+
+/// The keys that only a request for a mediated device, or for a member of a pool, has.
+const OF_MDEVS: [&str; 4] = ["type", "parent", "pool", "uuid"];
+
+/// The keys that go into the printed XML, of either kind of device.
+const OF_XML: [&str; 8] =
+    ["display", "ramfb", "guest-address", "boot-order", "rom-bar", "rom-file", "managed", "driver"];
 
 /// The most devices that one request may ask for.
 pub const MAX_COUNT: u32 = 64;
 
 /// Which device would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wanted {
     /// Any member of a configured pool.
     Pool(String),
@@ -50,6 +97,8 @@ pub enum Wanted {
     },
     /// The mediated device that already exists under the request's UUID.
     Existing,
+    /// A PCI function.
+    Function(WantedFunction),
 }
 
 /// What goes into the `<hostdev>` element beside the device, as the request says it.
@@ -69,7 +118,9 @@ pub struct Request {
     pub count: u32,
     /// The UUID of the mediated device.
     pub uuid: Option<MdevUuid>,
-    /// `display`, `ramfb`, `guest-address`, `boot-order`, for the XML that is printed.
+    /// What becomes of a PCI function.
+    pub function: FunctionOptions,
+    /// What the printed XML says beside the device, by the request's keys.
     pub xml: XmlOptions,
 }
 
@@ -118,6 +169,9 @@ pub enum RequestError {
     /// Two requests of one domain have the same UUID.
     #[error("the requests '{0}' and '{1}' name the same UUID {2}")]
     DuplicateUuid(RequestName, RequestName, MdevUuid),
+    /// Two requests of one domain name the same PCI function, or one of them its card.
+    #[error("the requests '{0}' and '{1}' name the same PCI function {2}")]
+    DuplicateAddress(RequestName, RequestName, PciAddress),
     /// More devices than one domain may have.
     #[error("the requests ask for {0} devices together; the most is {MAX_COUNT}")]
     TooMany(u64),
@@ -156,51 +210,80 @@ impl Request {
                 Some(slot) => *slot = Some(value),
             }
         }
-        let [name, mdev_type, parent, pool, kind, count, numa_node, uuid, display, ramfb, guest_address, boot_order] =
-            values;
+        let get = |key: &str| KEYS.iter().zip(&values).find(|(known, _)| **known == key).and_then(|(_, value)| *value);
         let bad = |key, why: String| RequestError::BadValue { name: name_of(), key, why };
         let contradiction = |why: &str| RequestError::Contradiction { name: name_of(), why: why.into() };
 
-        let name =
-            name.ok_or_else(|| contradiction("it has no name"))?.parse().map_err(|e| bad("name", format!("{e}")))?;
-        if let Some(kind) = kind.filter(|kind| *kind != "mdev") {
-            return Err(bad("kind", format!("'{}' is not a kind of device; the kind is mdev", printable(kind))));
+        let name = get("name")
+            .ok_or_else(|| contradiction("it has no name"))?
+            .parse()
+            .map_err(|e| bad("name", format!("{e}")))?;
+        let kind = get("kind");
+        let of_function = match kind {
+            Some("pci" | "vf") => true,
+            Some("mdev") => false,
+            None => OF_FUNCTIONS.iter().take(4).any(|key| get(key).is_some()),
+            Some(kind) => {
+                let why = format!("'{}' is not a kind of device; the kinds are mdev, vf and pci", printable(kind));
+                return Err(bad("kind", why));
+            }
+        };
+        let (others, what) =
+            if of_function { (&OF_MDEVS[..], "a PCI function") } else { (&OF_FUNCTIONS[..], "a mediated device") };
+        if let Some(key) = others.iter().find(|key| get(key).is_some()) {
+            return Err(contradiction(&format!("the key '{key}' does not go with {what}")));
         }
-        let mdev_type = mdev_type.map(str::parse).transpose().map_err(|e| bad("type", format!("{e}")))?;
-        let parent = parent.map(str::parse).transpose().map_err(|e| bad("parent", format!("{e}")))?;
-        let uuid: Option<MdevUuid> = uuid.map(str::parse).transpose().map_err(|e| bad("uuid", format!("{e}")))?;
         let numa_node =
-            numa_node.map(|text| number(text).map(NumaNode)).transpose().map_err(|why| bad("numa-node", why))?;
-        let count = count.map_or(Ok(1), number).map_err(|why| bad("count", why))?;
+            get("numa-node").map(|text| number(text).map(NumaNode)).transpose().map_err(|why| bad("numa-node", why))?;
+        let count = get("count").map_or(Ok(1), number).map_err(|why| bad("count", why))?;
         if !(1..=MAX_COUNT).contains(&count) {
             return Err(bad("count", format!("{count} is not between 1 and {MAX_COUNT}")));
         }
-        let wanted = match (pool, mdev_type) {
+        for key in ["uuid", "address", "mac", "guest-address", "boot-order"] {
+            if count > 1 && get(key).is_some() {
+                return Err(contradiction(&format!("{key} is for one device, but the count is {count}")));
+            }
+        }
+        let xml: Vec<_> = OF_XML.iter().filter_map(|key| Some((key.to_string(), get(key)?.to_string()))).collect();
+        let mut request = Self {
+            name,
+            wanted: Wanted::Existing,
+            numa_node,
+            count,
+            uuid: None,
+            function: FunctionOptions::default(),
+            xml: XmlOptions(xml),
+        };
+        if of_function {
+            let wanted = WantedFunction::parse(&get).map_err(|(key, why)| bad(key, why))?;
+            request.function = FunctionOptions::parse(&get).map_err(|(key, why)| bad(key, why))?;
+            function::check(&wanted, &request.function, &request.xml).map_err(|why| contradiction(&why))?;
+            request.wanted = Wanted::Function(wanted);
+            return Ok(request);
+        }
+
+        let mdev_type = get("type").map(str::parse).transpose().map_err(|e| bad("type", format!("{e}")))?;
+        let parent = get("parent").map(str::parse).transpose().map_err(|e| bad("parent", format!("{e}")))?;
+        request.uuid = get("uuid").map(str::parse).transpose().map_err(|e| bad("uuid", format!("{e}")))?;
+        request.wanted = match (get("pool"), mdev_type) {
             (Some(_), Some(_)) => return Err(contradiction("it has both a pool and a type; one of them decides")),
             (Some(""), None) => return Err(bad("pool", "it is empty".into())),
             (Some(pool), None) => Wanted::Pool(pool.into()),
             (None, Some(mdev_type)) => Wanted::Type { mdev_type, parent: parent.clone() },
-            (None, None) if uuid.is_some() => Wanted::Existing,
+            (None, None) if request.uuid.is_some() => Wanted::Existing,
             (None, None) => {
-                return Err(contradiction("it says neither type nor pool nor uuid: what should the device be?"));
+                return Err(contradiction(
+                    "it says neither type nor pool nor uuid nor address: what should the device be?",
+                ));
             }
         };
-        if parent.is_some() && !matches!(wanted, Wanted::Type { .. }) {
+        if parent.is_some() && !matches!(request.wanted, Wanted::Type { .. }) {
             return Err(contradiction("a parent goes with a type"));
         }
-        for (key, value) in [("uuid", uuid.map(|_| "")), ("guest-address", guest_address), ("boot-order", boot_order)] {
-            if count > 1 && value.is_some() {
-                return Err(contradiction(&format!("{key} is for one device, but the count is {count}")));
-            }
-        }
-        let xml =
-            [("display", display), ("ramfb", ramfb), ("guest-address", guest_address), ("boot-order", boot_order)];
-        let xml: Vec<_> =
-            xml.into_iter().filter_map(|(key, value)| Some((key.to_string(), value?.to_string()))).collect();
         // Any UUID will do to find out whether the options themselves are sound; the device API is not known before a type is chosen.
-        MdevHostdevXml::from_options(MdevUuid(Uuid::nil()), "", xml.iter().map(AsPair::as_pair))
+        MdevHostdevXml::from_options(MdevUuid(Uuid::nil()), "", request.xml.0.iter().map(AsPair::as_pair))
             .map_err(|e| contradiction(&e.to_string()))?;
-        Ok(Self { name, wanted, numa_node, count, uuid, xml: XmlOptions(xml) })
+        Ok(request)
     }
 
     /// Reads all requests of one domain (or of one call), which must differ in name and UUID.
@@ -217,6 +300,8 @@ impl Request {
         // Looked up, not compared one with another: who may ask on D-Bus may send a hundred thousand.
         let mut names: BTreeSet<RequestName> = BTreeSet::new();
         let mut uuids: BTreeMap<MdevUuid, RequestName> = BTreeMap::new();
+        let mut addresses: BTreeMap<PciAddress, RequestName> = BTreeMap::new();
+        let mut cards: BTreeMap<PciCard, RequestName> = BTreeMap::new();
         for pairs in requests {
             let pairs: Vec<P> = pairs.into_iter().collect();
             let request = Self::parse(pairs.iter().map(AsPair::as_pair))?;
@@ -227,6 +312,21 @@ impl Request {
                 && let Some(other) = uuids.insert(uuid, request.name.clone())
             {
                 return Err(RequestError::DuplicateUuid(other, request.name, uuid));
+            }
+            let other = match request.wanted {
+                Wanted::Function(WantedFunction::Address(address)) => {
+                    let same = addresses.insert(address, request.name.clone());
+                    same.or_else(|| cards.get(&address.card()).cloned()).map(|other| (other, address))
+                }
+                Wanted::Function(WantedFunction::Card(card)) => {
+                    let same = cards.insert(card, request.name.clone()).map(|other| (other, card.function(0)));
+                    let mut of_it = addresses.range(card.function(0)..=card.function(7));
+                    same.or_else(|| of_it.next().map(|(address, other)| (other.clone(), *address)))
+                }
+                _ => None,
+            };
+            if let Some((other, address)) = other {
+                return Err(RequestError::DuplicateAddress(other, request.name, address));
             }
             parsed.push(request);
         }
@@ -267,7 +367,7 @@ impl Wanted {
     pub fn type_name(&self) -> String {
         match self {
             Self::Type { mdev_type, .. } => mdev_type.to_string(),
-            Self::Pool(_) | Self::Existing => String::new(),
+            Self::Pool(_) | Self::Existing | Self::Function(_) => String::new(),
         }
     }
 }
@@ -279,6 +379,7 @@ impl fmt::Display for Wanted {
             Self::Type { mdev_type, parent: None } => write!(f, "type {mdev_type}"),
             Self::Type { mdev_type, parent: Some(parent) } => write!(f, "type {mdev_type} on {parent}"),
             Self::Existing => f.write_str("an existing device"),
+            Self::Function(wanted) => wanted.fmt(f),
         }
     }
 }
@@ -307,151 +408,6 @@ fn number(text: &str) -> Result<u32, String> {
     } else {
         Err(format!("'{}' is not a whole number", printable(text)))
     }
-}
-
-/// One device that is needed: an instance of a request, and the UUID it will have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Need {
-    /// The request's name, with `.N` where its count is above one.
-    pub name: String,
-    /// The UUID that the device has or will have.
-    pub uuid: MdevUuid,
-    /// Which device would do.
-    pub wanted: Wanted,
-    /// The NUMA node that it must be near to.
-    pub numa_node: Option<NumaNode>,
-    /// The device API that the domain's hostdev expects; `None` where there is no hostdev yet.
-    pub model: Option<String>,
-    /// What the printed XML says beside the device.
-    pub xml: XmlOptions,
-}
-
-/// Why a domain's requests and hostdevs do not fit together. Each names the element to paste.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum BindError {
-    /// A request without its hostdev.
-    #[error("request '{request}' has no <hostdev> in this domain{hint}; add to <devices>:\n{element}")]
-    MissingHostdev {
-        /// The request's name.
-        request: String,
-        /// What may have happened, or empty.
-        hint: String,
-        /// The element.
-        element: String,
-    },
-    /// Two requests lead to one hostdev.
-    #[error("the requests '{0}' and '{1}' lead to the same <hostdev> {2}; each needs its own")]
-    SharedHostdev(String, String, MdevUuid),
-}
-
-/// Finds each request's hostdev: by the request's `uuid`, else by the alias `ua-mdevd-NAME`, else by the derived UUID.
-///
-/// # Errors
-/// [`BindError`] where a request has no hostdev, or two have the same.
-pub fn bind(domain: Uuid, requests: &[Request], hostdevs: &[Hostdev]) -> Result<Vec<Need>, BindError> {
-    let mdevs: Vec<(&Hostdev, MdevUuid)> = hostdevs
-        .iter()
-        .filter_map(|hostdev| match hostdev.source {
-            HostdevSource::Mdev(uuid) => Some((hostdev, uuid)),
-            HostdevSource::Pci(_) => None,
-        })
-        .collect();
-    let find = |request: &Request, name: &str| match request.uuid {
-        Some(uuid) => mdevs.iter().find(|(_, u)| *u == uuid),
-        None => {
-            let alias = format!("ua-mdevd-{name}");
-            let derived = MdevUuid::derived(domain, name);
-            // libvirt drops an alias with a dot in it: the instances of a count are found by their derived UUIDs.
-            mdevs
-                .iter()
-                .find(|(hostdev, _)| hostdev.alias.as_deref() == Some(alias.as_str()))
-                .or_else(|| mdevs.iter().find(|(_, u)| *u == derived))
-        }
-    };
-    let mut needs: Vec<Need> = Vec::new();
-    for request in requests {
-        for name in request.instance_names() {
-            let Some((hostdev, uuid)) = find(request, &name) else {
-                let uuid = request.uuid.unwrap_or_else(|| MdevUuid::derived(domain, &name));
-                let mut spare: BTreeSet<MdevUuid> = mdevs.iter().map(|(_, uuid)| *uuid).collect();
-                for (_, led_to) in
-                    requests.iter().flat_map(|r| r.instance_names().into_iter().filter_map(|name| find(r, &name)))
-                {
-                    spare.remove(led_to);
-                }
-                return Err(missing_hostdev(request, name, uuid, &spare));
-            };
-            if let Some(other) = needs.iter().find(|need| need.uuid == *uuid) {
-                return Err(BindError::SharedHostdev(other.name.clone(), name, *uuid));
-            }
-            needs.push(Need {
-                model: Some(hostdev.model.clone()).filter(|m| !m.is_empty()),
-                ..need(request, name, *uuid)
-            });
-        }
-    }
-    Ok(needs)
-}
-
-/// `spare` are the mdev hostdevs that no request leads to.
-fn missing_hostdev(request: &Request, name: String, uuid: MdevUuid, spare: &BTreeSet<MdevUuid>) -> BindError {
-    let hint = if spare.is_empty() {
-        String::new()
-    } else {
-        let list: Vec<String> = spare.iter().take(4).map(|uuid| uuid.to_string()).collect();
-        // virt-clone and `virsh dumpxml | virsh define` give a new domain UUID but keep the hostdev's.
-        format!(
-            " (was the domain cloned? no request leads to its <hostdev> {}; then put this one in its place)",
-            list.join(", ")
-        )
-    };
-    let element = MdevHostdevXml::from_options(uuid, "", request.xml.0.iter().map(AsPair::as_pair))
-        .map(|xml| xml.to_xml())
-        .unwrap_or_default();
-    BindError::MissingHostdev { request: name, hint, element }
-}
-
-/// The devices that requests without a domain need: `uuid` makes the UUID where the request names none.
-pub fn needs_without_domain(requests: &[Request], mut uuid: impl FnMut() -> MdevUuid) -> Vec<Need> {
-    let mut needs = Vec::new();
-    for request in requests {
-        for name in request.instance_names() {
-            let uuid = request.uuid.unwrap_or_else(&mut uuid);
-            needs.push(need(request, name, uuid));
-        }
-    }
-    needs
-}
-
-fn need(request: &Request, name: String, uuid: MdevUuid) -> Need {
-    Need {
-        name,
-        uuid,
-        wanted: request.wanted.clone(),
-        numa_node: request.numa_node,
-        model: None,
-        xml: request.xml.clone(),
-    }
-}
-
-/// The mdev hostdevs that no need covers.
-pub fn uncovered(needs: &[Need], hostdevs: &[Hostdev]) -> Vec<MdevUuid> {
-    hostdevs
-        .iter()
-        .filter_map(|hostdev| match hostdev.source {
-            HostdevSource::Mdev(uuid) => Some(uuid),
-            HostdevSource::Pci(_) => None,
-        })
-        .filter(|uuid| needs.iter().all(|need| need.uuid != *uuid))
-        .collect()
-}
-
-/// The request to paste for a hostdev that no request covers and whose device does not exist.
-pub fn request_to_paste(uuid: &MdevUuid, taken: &[Need]) -> String {
-    // A request with a count has taken its own name too, not only NAME.1, NAME.2, ….
-    let free = |name: &String| taken.iter().all(|need| need.name.split('.').next() != Some(name));
-    let name = (0..).map(|i| format!("dev{i}")).find(free).unwrap_or_default();
-    request_element(&[("name".into(), name), ("type".into(), "TYPE".into()), ("uuid".into(), uuid.to_string())])
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ proptest! {
             prop_assert_eq!(&read.requests, &pairs);
             match bind(read.uuid, &Request::parse_all(read.requests).unwrap(), &read.hostdevs) {
                 Ok(needs) => {
-                    let names: Vec<&str> = needs.iter().map(|need| need.name.as_str()).collect();
+                    let names: Vec<&str> = needs.iter().map(Need::name).collect();
                     let expected: Vec<String> = requests.iter().flat_map(Request::instance_names).collect();
                     prop_assert_eq!(names, expected);
                     prop_assert_eq!(round, total);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fixtures::{domain_uuid, uuid};
+use crate::hostdev::{Hostdev, HostdevSource};
 use alloc::vec;
 
 const U: &str = "c2177883-f1bb-47f0-914d-32a22e3a8804";
@@ -47,6 +48,7 @@ fn every_key_has_its_place() {
             numa_node: Some(NumaNode(1)),
             count: 1,
             uuid: Some(U.parse().unwrap()),
+            function: FunctionOptions::default(),
             xml: XmlOptions(xml.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()),
         }
     );
@@ -80,7 +82,7 @@ fn every_key_has_its_place() {
         "pool",
         "boot-order",
     ];
-    for key in KEYS {
+    for key in KEYS.into_iter().filter(|key| !OF_FUNCTIONS.contains(key)) {
         assert!(tried.contains(&key), "the key {key} is not tried here");
     }
 }
@@ -110,12 +112,14 @@ fn errors_of_one_request_word_for_word() {
         (
             &[("name", "gpu0"), ("colour", "red")],
             "request 'gpu0': unknown key 'colour'; the keys are name, type, parent, pool, kind, count, numa-node, uuid, display, ramfb, \
-             guest-address, boot-order",
+             guest-address, boot-order, address, device, pf, vgpu-type, driver, managed, mac, vlan, qos, trust, spoof-check, min-rate, \
+             max-rate, link-state, rom-bar, rom-file",
         ),
         (
             &[("name", "a"), ("k\u{1b}[2J\n", "red")],
             "request 'a': unknown key 'k\\u{1b}[2J\\n'; the keys are name, type, parent, pool, kind, count, numa-node, uuid, display, \
-             ramfb, guest-address, boot-order",
+             ramfb, guest-address, boot-order, address, device, pf, vgpu-type, driver, managed, mac, vlan, qos, trust, spoof-check, \
+             min-rate, max-rate, link-state, rom-bar, rom-file",
         ),
         // twice
         (&[("name", "gpu0"), ("type", "a"), ("type", "a")], "request 'gpu0': the key 'type' is given twice"),
@@ -146,12 +150,12 @@ fn errors_of_one_request_word_for_word() {
         ),
         // kind
         (
-            &[("name", "g"), ("kind", "vf"), ("type", "a")],
-            "request 'g': kind: 'vf' is not a kind of device; the kind is mdev",
+            &[("name", "g"), ("kind", "disk"), ("type", "a")],
+            "request 'g': kind: 'disk' is not a kind of device; the kinds are mdev, vf and pci",
         ),
         (
             &[("name", "g"), ("kind", ""), ("type", "a")],
-            "request 'g': kind: '' is not a kind of device; the kind is mdev",
+            "request 'g': kind: '' is not a kind of device; the kinds are mdev, vf and pci",
         ),
         // type and parent
         (&[("name", "g"), ("type", "")], "request 'g': type: '' is not an mdev type id: it is empty"),
@@ -203,10 +207,13 @@ fn errors_of_one_request_word_for_word() {
             "request 'g': it has both a pool and a type; one of them decides",
         ),
         (&[("name", "g"), ("pool", "")], "request 'g': pool: it is empty"),
-        (&[("name", "g")], "request 'g': it says neither type nor pool nor uuid: what should the device be?"),
+        (
+            &[("name", "g")],
+            "request 'g': it says neither type nor pool nor uuid nor address: what should the device be?",
+        ),
         (
             &[("name", "g"), ("parent", "p"), ("kind", "mdev")],
-            "request 'g': it says neither type nor pool nor uuid: what should the device be?",
+            "request 'g': it says neither type nor pool nor uuid nor address: what should the device be?",
         ),
         (&[("name", "g"), ("pool", "gold"), ("parent", "p")], "request 'g': a parent goes with a type"),
         (&[("name", "g"), ("uuid", U), ("parent", "p")], "request 'g': a parent goes with a type"),
@@ -310,6 +317,8 @@ fn hostdev(uuid: MdevUuid, alias: Option<&str>) -> Hostdev {
         managed: false,
         alias: alias.map(Into::into),
         interface: false,
+        mac: None,
+        vlan: None,
     }
 }
 
@@ -322,21 +331,21 @@ fn a_hostdev_is_found_by_uuid_then_alias_then_derived_uuid() {
     let with_uuid = [request(&[("name", "gpu0"), ("type", "t"), ("uuid", &uuid_text)])];
 
     let by_uuid = [hostdev(derived, Some("ua-mdevd-gpu0")), hostdev(uuid(7), None)];
-    assert_eq!(bind(domain, &with_uuid, &by_uuid).unwrap()[0].uuid, uuid(7));
+    assert_eq!(bind(domain, &with_uuid, &by_uuid).unwrap()[0].mdev().unwrap().uuid, uuid(7));
     let by_alias = [hostdev(derived, None), hostdev(uuid(8), Some("ua-mdevd-gpu0"))];
-    assert_eq!(bind(domain, &plain, &by_alias).unwrap()[0].uuid, uuid(8));
+    assert_eq!(bind(domain, &plain, &by_alias).unwrap()[0].mdev().unwrap().uuid, uuid(8));
     let by_derived = [hostdev(uuid(9), Some("ua-mdevd-gpu1")), hostdev(derived, Some("hostdev0"))];
     let needs = bind(domain, &plain, &by_derived).unwrap();
     assert_eq!(
         needs,
-        [Need {
+        [Need::Mdev(MdevNeed {
             name: "gpu0".into(),
             uuid: derived,
             wanted: plain[0].wanted.clone(),
             numa_node: Some(NumaNode(1)),
             model: Some("vfio-pci".into()),
             xml: XmlOptions(vec![("display".into(), "on".into())]),
-        }]
+        })]
     );
     assert_eq!(uncovered(&needs, &by_derived), [uuid(9)]);
 
@@ -349,6 +358,8 @@ fn a_hostdev_is_found_by_uuid_then_alias_then_derived_uuid() {
         managed: true,
         alias: Some("ua-mdevd-gpu0".into()),
         interface: false,
+        mac: None,
+        vlan: None,
     };
     let Err(BindError::MissingHostdev { hint, .. }) = bind(domain, &plain, core::slice::from_ref(&pci)) else {
         panic!("bound to PCI")
@@ -357,7 +368,7 @@ fn a_hostdev_is_found_by_uuid_then_alias_then_derived_uuid() {
     assert_eq!(uncovered(&[], &[pci]), []);
     // A model that the reader did not find expects nothing.
     let unknown = [Hostdev { model: String::new(), ..hostdev(derived, None) }];
-    assert_eq!(bind(domain, &plain, &unknown).unwrap()[0].model, None);
+    assert_eq!(bind(domain, &plain, &unknown).unwrap()[0].mdev().unwrap().model, None);
     assert_eq!(bind(domain, &[], &by_derived), Ok(vec![]));
 }
 
@@ -430,7 +441,8 @@ fn a_count_names_its_instances() {
     let hostdevs: Vec<Hostdev> =
         [3, 1, 2].iter().map(|i| hostdev(MdevUuid::derived(domain, &format!("gpu0.{i}")), None)).collect();
     let needs = bind(domain, core::slice::from_ref(&three), &hostdevs).unwrap();
-    let got: Vec<(&str, MdevUuid)> = needs.iter().map(|need| (need.name.as_str(), need.uuid)).collect();
+    let got: Vec<(&str, MdevUuid)> =
+        needs.iter().filter_map(Need::mdev).map(|need| (need.name.as_str(), need.uuid)).collect();
     let expected: Vec<(&str, MdevUuid)> =
         ["gpu0.1", "gpu0.2", "gpu0.3"].into_iter().map(|name| (name, MdevUuid::derived(domain, name))).collect();
     assert_eq!(got, expected);
@@ -440,6 +452,7 @@ fn a_count_names_its_instances() {
         next += 1;
         uuid(next)
     });
+    let free: Vec<&MdevNeed> = free.iter().filter_map(Need::mdev).collect();
     let got: Vec<(&str, String)> = free.iter().map(|need| (need.name.as_str(), need.uuid.to_string())).collect();
     let u = |n| uuid(n).to_string();
     assert_eq!(got, [("gpu0.1", u(1)), ("gpu0.2", u(2)), ("gpu0.3", u(3)), ("x", U.to_string())]);

@@ -18,12 +18,14 @@ fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
 
 fn mdev(uuid: &str, alias: Option<&str>) -> Hostdev {
     let source = HostdevSource::Mdev(uuid.parse().unwrap());
-    Hostdev { source, model: "vfio-pci".into(), managed: false, alias: alias.map(Into::into), interface: false }
+    let alias = alias.map(Into::into);
+    Hostdev { source, model: "vfio-pci".into(), managed: false, alias, interface: false, mac: None, vlan: None }
 }
 
 fn pci(address: &str, alias: Option<&str>, interface: bool) -> Hostdev {
     let source = HostdevSource::Pci(address.parse().unwrap());
-    Hostdev { source, model: String::new(), managed: true, alias: alias.map(Into::into), interface }
+    let alias = alias.map(Into::into);
+    Hostdev { source, model: String::new(), managed: true, alias, interface, mac: None, vlan: None }
 }
 
 /// A domain with this in its metadata and among its devices.
@@ -65,7 +67,10 @@ fn what_libvirt_gives_a_hook() {
             assert_eq!(
                 domain.hostdevs,
                 [
-                    pci("0000:01:10.0", named("hostdev0"), true),
+                    Hostdev {
+                        mac: Some("52:54:00:6d:90:02".parse().unwrap()),
+                        ..pci("0000:01:10.0", named("hostdev0"), true)
+                    },
                     mdev("aaaaaaaa-0000-4000-8000-000000000001", Some("ua-mdevd-tty0")),
                     mdev("aaaaaaaa-0000-4000-8000-000000000002", Some("ua-mdevd-tty1")),
                     pci("0000:03:00.0", named("hostdev1"), false),
@@ -177,6 +182,46 @@ fn hostdevs_of_all_kinds() {
             pci("0000:06:02.5", Some("ua-x"), false)
         ]
     );
+}
+
+#[test]
+fn what_an_interface_sets() {
+    let (mac, vlan) = ("<mac address='52:54:00:AA:bb:cc'/>", "<vlan><tag id='42'/></vlan>");
+    let source = "<source><address type='pci' bus='0x0a'/></source>";
+    let of = |text: &str| {
+        let [hostdev] = Domain::parse(&with_requests("<mdevd:request/>", text)).unwrap().hostdevs.try_into().unwrap();
+        (hostdev.mac.map(|mac| mac.to_string()), hostdev.vlan)
+    };
+    let interface = |inside: &str| of(&format!("<interface type='hostdev'>{inside}</interface>"));
+    assert_eq!(interface(&format!("{mac}{source}{vlan}")), (Some("52:54:00:aa:bb:cc".into()), Some(42)));
+    assert_eq!(interface(source), (None, None));
+    for (vlan, id) in [
+        ("<vlan><tag id='0x2a'/></vlan>", Some(42)),
+        ("<vlan><tag id='4095' nativeMode='untagged'/></vlan>", Some(4095)),
+        ("<vlan><tag id='0'/></vlan>", None),
+        ("<vlan/>", None),
+        // libvirt starts no VM with these
+        ("<vlan><tag id='42'/><tag id='43'/></vlan>", None),
+        ("<vlan trunk='yes'><tag id='42'/></vlan>", None),
+        // a tag elsewhere is none
+        ("<tag id='42'/>", None),
+        ("<bandwidth><vlan><tag id='42'/></vlan></bandwidth>", None),
+    ] {
+        assert_eq!(interface(&format!("{vlan}{source}")), (None, id), "{vlan}");
+    }
+    // in a hostdev they mean nothing, whatever they say
+    let plain = format!("<hostdev type='pci'>{source}{mac}<vlan><tag id='x'/></vlan></hostdev>");
+    assert_eq!(of(&plain), (None, None));
+    for (inside, why) in [
+        ("<mac address='1'/>", "its <mac>: '1' is not a MAC address: it must be like 52:54:00:6d:90:02"),
+        ("<vlan><tag id='4096'/></vlan>", "id='4096' of the <tag> in its <vlan> is no number from 0 to 4095"),
+        ("<vlan><tag/></vlan>", "id='' of the <tag> in its <vlan> is no number from 0 to 4095"),
+    ] {
+        let device = format!("<interface type='hostdev'>{source}{inside}</interface>");
+        assert_eq!(Domain::parse(&domain("", &device)).unwrap().hostdevs, []);
+        let xml = with_requests("<mdevd:request name='a'/>", &format!("\n{device}"));
+        assert_eq!(error(&xml), format!("the domain XML is refused at line 2, column 1: <interface>: {why}"));
+    }
 }
 
 #[test]

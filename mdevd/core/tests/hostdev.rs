@@ -1,11 +1,18 @@
-//! Hostdevs as text pairs and as XML: exact errors, libvirt's own text, and round trips.
+//! Hostdevs as text pairs, and the XML of mediated devices: exact errors, libvirt's own text, and round trips.
 
 #![allow(clippy::unwrap_used)] // outside #[test] functions as well: all of this file is tests
 use mdevd_core::domain_xml::Domain;
-use mdevd_core::hostdev::{Hostdev, HostdevSource, MdevHostdevXml, MdevModel, nodedev_parent, nodedev_xml};
-use mdevd_core::names::{MdevUuid, PciAddress};
+use mdevd_core::hostdev::{
+    Hostdev, HostdevSource, MdevHostdevXml, MdevModel, nodedev_function, nodedev_parent, nodedev_xml,
+};
+use mdevd_core::names::{MacAddress, MdevUuid};
+use proptest::option;
 use proptest::prelude::*;
 use uuid::Uuid;
+
+mod options;
+
+use options::borrowed;
 
 const UUID: &str = "c2177883-f1bb-47f0-914d-32a22e3a8804";
 
@@ -31,14 +38,16 @@ fn pairs_that_are_right() {
         managed: false,
         alias: Some("ua-mdevd-gpu0".into()),
         interface: false,
+        mac: None,
+        vlan: None,
     };
     assert_eq!(hostdev, expected);
-    let pci = Hostdev::from_pairs(pairs("kind=pci address=0000:01:10.0 managed=yes interface=yes")).unwrap();
-    assert_eq!(
-        pci.to_pairs(),
-        [("kind", "pci"), ("address", "0000:01:10.0"), ("managed", "yes"), ("interface", "yes")]
-            .map(|(k, v)| (k.into(), v.into()))
-    );
+    let owned = |text: &str| pairs(text).into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<Vec<_>>();
+    let text = "kind=pci address=0000:01:10.0 managed=yes interface=yes mac=52:54:00:6d:90:02 vlan=42";
+    assert_eq!(Hostdev::from_pairs(pairs(text)).unwrap().to_pairs(), owned(text));
+    // as absent values come over D-Bus
+    let text = "kind=pci address=0000:01:10.0 managed=no mac= vlan=0";
+    assert_eq!(Hostdev::from_pairs(pairs(text)).unwrap().to_pairs(), owned("kind=pci address=0000:01:10.0 managed=no"));
 }
 
 #[test]
@@ -59,7 +68,18 @@ fn pairs_that_are_wrong_say_why() {
         (&format!("kind=mdev uuid={UUID} managed=1"), "managed='1': it must be yes or no"),
         ("kind=mdev kind=mdev", "'kind' is given twice"),
         ("kind=mdev uid=1", "unknown hostdev key 'uid': did you mean 'uuid'?"),
-        ("colour=red", "unknown hostdev key 'colour': known are kind, uuid, address, model, managed, alias, interface"),
+        ("kind=pci address=0000:01:10.0 vlan=42", "'vlan' goes with interface='yes' only"),
+        ("kind=pci address=0000:01:10.0 mac=52:54:00:6d:90:02", "'mac' goes with interface='yes' only"),
+        (
+            "kind=pci address=0000:01:10.0 interface=yes mac=1",
+            "mac: '1' is not a MAC address: it must be like 52:54:00:6d:90:02",
+        ),
+        ("kind=pci address=0000:01:10.0 interface=yes vlan=4096", "vlan='4096': it must be a number up to 4095"),
+        ("kind=pci address=0000:01:10.0 interface=yes vlan=+1", "vlan='+1': it must be a number up to 4095"),
+        (
+            "colour=red",
+            "unknown hostdev key 'colour': known are kind, uuid, address, model, managed, alias, interface, mac, vlan",
+        ),
     ] {
         assert_eq!(Hostdev::from_pairs(pairs(text)).unwrap_err().to_string(), error, "{text}");
     }
@@ -164,6 +184,12 @@ fn options_that_are_wrong_say_why() {
             "guest-address=04:00.0",
             "guest-address: '04:00.0' is not a PCI address (like 0000:41:00.4): no ':' between bus and device",
         ),
+        ("vfio-pci", "guest-address=0001:04:00.0", "guest-address='0001:04:00.0': a guest has only PCI domain 0000"),
+        (
+            "vfio-pci",
+            "guest-address=0000:00:00.1",
+            "guest-address='0000:00:00.1': the guest's host bridge is there; on bus 00 the devices begin with 01",
+        ),
         ("vfio-pci", "model=vfio-ap", "model='vfio-ap' does not fit: the device's API is vfio-pci"),
         (
             "vfio-platform",
@@ -196,6 +222,9 @@ fn node_devices_have_the_names_libvirt_gives_them() {
         ("mtty", "mtty_mtty"),
     ] {
         assert_eq!(nodedev_parent(&parent.parse().unwrap()), name);
+        if let Ok(function) = parent.parse() {
+            assert_eq!(nodedev_function(function), name);
+        }
     }
     assert_eq!(
         nodedev_xml(uuid(), &"mtty".parse().unwrap(), &"mtty-1".parse().unwrap(), &[]),
@@ -224,60 +253,26 @@ fn what_is_printed_is_escaped() {
     assert!(xml.contains(tail), "{xml}");
 }
 
-fn pci_address() -> impl Strategy<Value = PciAddress> {
-    (0u32..=0x1ffff, any::<u8>(), 0u8..=0x1f, 0u8..=7).prop_map(|(domain, bus, device, function)| PciAddress {
-        domain,
-        bus,
-        device,
-        function,
-    })
-}
-
 fn hostdev() -> impl Strategy<Value = Hostdev> {
-    let source = prop_oneof![
-        any::<u128>().prop_map(|n| (HostdevSource::Mdev(MdevUuid(Uuid::from_u128(n))), "vfio-pci")),
-        pci_address().prop_map(|a| (HostdevSource::Pci(a), "")),
-    ];
-    (source, any::<bool>(), proptest::option::of("\\PC{1,20}"), any::<bool>()).prop_map(
-        |((source, model), managed, alias, interface)| {
-            let interface = interface && matches!(source, HostdevSource::Pci(_));
-            Hostdev { source, model: model.into(), managed, alias, interface }
-        },
-    )
-}
-
-/// API and options that go together.
-fn options() -> impl Strategy<Value = (&'static str, Vec<(String, String)>)> {
-    let on_off = |on| {
-        if on { "on".to_owned() } else { "off".to_owned() }
-    };
-    let some = |key: &str, value: Option<String>| value.map(|value| (key.to_owned(), value));
-    let display = prop_oneof![
-        Just((None, None)),
-        any::<bool>().prop_map(|display| (Some(display), None)),
-        any::<bool>().prop_map(|ramfb| (Some(true), Some(ramfb))),
-    ];
-    let alias = proptest::option::of("ua-[A-Za-z0-9_-]{1,40}");
-    let pci = (display, alias.clone(), proptest::option::of(pci_address())).prop_map(
-        move |((display, ramfb), alias, address)| {
-            let all = [
-                some("display", display.map(on_off)),
-                some("ramfb", ramfb.map(on_off)),
-                some("alias", alias),
-                some("guest-address", address.map(|a| a.to_string())),
-            ];
-            ("vfio-pci", all.into_iter().flatten().collect())
+    let mdev =
+        any::<u128>().prop_map(|n| (HostdevSource::Mdev(MdevUuid(Uuid::from_u128(n))), "vfio-pci", false, None, None));
+    let mac = option::of(any::<[u8; 6]>().prop_map(MacAddress));
+    let pci = (options::pci_address(), any::<bool>(), mac, option::of(1u16..=4095)).prop_map(
+        |(address, interface, mac, vlan)| {
+            (HostdevSource::Pci(address), "", interface, mac.filter(|_| interface), vlan.filter(|_| interface))
         },
     );
-    let ccw_address =
-        proptest::option::of((0u8..=0xfe, 0u8..=3, any::<u16>()).prop_map(|(c, s, d)| format!("{c:x}.{s:x}.{d:04x}")));
-    let boot = proptest::option::of((1u32..).prop_map(|n| n.to_string()));
-    let ccw = (alias.clone(), ccw_address, boot).prop_map(move |(alias, address, boot)| {
-        let all = [some("alias", alias), some("guest-address", address), some("boot-order", boot)];
-        ("vfio-ccw", all.into_iter().flatten().collect())
-    });
-    let ap = alias.prop_map(move |alias| ("vfio-ap", some("alias", alias).into_iter().collect()));
-    prop_oneof![pci, ccw, ap]
+    (prop_oneof![mdev, pci], any::<bool>(), option::of("\\PC{1,20}")).prop_map(
+        |((source, model, interface, mac, vlan), managed, alias)| Hostdev {
+            source,
+            model: model.into(),
+            managed,
+            alias,
+            interface,
+            mac,
+            vlan,
+        },
+    )
 }
 
 proptest! {
@@ -290,10 +285,9 @@ proptest! {
     }
 
     #[test]
-    fn what_is_printed_is_read_back((api, options) in options(), n: u128) {
+    fn what_is_printed_is_read_back((api, options) in options::mdev(), n: u128) {
         let uuid = MdevUuid(Uuid::from_u128(n));
-        let borrowed = || options.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-        let xml = MdevHostdevXml::from_options(uuid, api, borrowed()).unwrap();
+        let xml = MdevHostdevXml::from_options(uuid, api, borrowed(&options)).unwrap();
         prop_assert_eq!(xml.model().as_str(), api);
         let domain = format!(
             "<domain><name>d</name><uuid>{UUID}</uuid>\
@@ -307,6 +301,8 @@ proptest! {
             managed: false,
             alias: xml.alias().map(Into::into),
             interface: false,
+            mac: None,
+            vlan: None,
         };
         prop_assert_eq!(Domain::parse(&domain).unwrap().hostdevs, [expected]);
         for (key, value) in &options {

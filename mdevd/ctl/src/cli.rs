@@ -1,15 +1,26 @@
 //! What can be typed: the verbs, their options, and what is checked before anything is sent anywhere.
 
+mod function;
+mod xml;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mdevd_core::hostdev::MdevModel;
 use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName, parse_uuid};
 use uuid::Uuid;
 
+pub use function::{Bind, Configure, DeviceKind, Doctor, List, Restore, Tree, Vfs, VgpuType};
+pub use xml::Xml;
+
 // A paragraph is one line: clap breaks it to the terminal's width.
 const AFTER_HELP: &str = "\
-A REQUEST is what a VM asks for, written as in its XML: type=nvidia-63, or name=gpu0,type=nvidia-63,parent=0000:41:00.0. \
-Its keys: name, type, parent, uuid, count, numa-node, display, ramfb, guest-address, boot-order. \
-A word without '=' is the type; a request without a name is called dev0, dev1, and so on.
+A DEVICE is named as you know it: an mdev by its UUID; a PCI function by its address, 0000:41:00.4 or 41:00.4, or its network \
+interface; 0000:41:00 means all functions of that card.
+
+A REQUEST is what a VM asks for, written as in its XML: type=nvidia-63, or name=gpu0,type=nvidia-63,parent=0000:41:00.0, \
+or address=0000:41:00.4,vgpu-type=1145. \
+Of an mdev: type, parent, uuid. Of a PCI function: address, or kind (pci, vf), device (as 8086:10ca), pf; and managed, driver, \
+vgpu-type, rom-bar, rom-file; of a VF of a network card also mac, vlan, qos, trust, spoof-check, min-rate, max-rate, link-state. \
+Of each: name, count, numa-node, display, ramfb, guest-address, boot-order. \
+A word without '=' is the type, or an address; a request without a name is called dev0, dev1, and so on.
 
 Tables fit the terminal; what goes to a pipe or a file is complete, and without colour. \
 NO_COLOR and CLICOLOR are honoured. \
@@ -36,16 +47,30 @@ pub struct Cli {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// The parents of this host, and the mdevs on each
-    List(Output),
+    /// The cards and mdev parents of this host: how much of each is used, and by whom
+    List(List),
+    /// The same as a tree, down to each VF and mdev
+    Tree(Tree),
     /// Everything about one thing, and who has it open
     Show(Show),
-    /// The mdev types that can be created, and how many more of each
+    /// The mdev and vGPU types that there are, and how many more of each
     Types(Types),
+    /// Whether this host and its devices can give VMs what they need, and what to do
+    Doctor(Doctor),
     /// Create one mdev, with a claim on it; prints its UUID
     Create(Create),
     /// Remove one mdev
     Remove(Remove),
+    /// The VFs of a PF, or give it so many
+    Vfs(Vfs),
+    /// Bind a PCI function to the driver that gives it to VMs, with a claim on it
+    Bind(Bind),
+    /// End what `bind` began: the function gets its own driver back
+    Restore(Restore),
+    /// Set MAC, VLAN and the like of a network card's VF
+    Configure(Configure),
+    /// The vendor's vGPU types that a VF can have, or give it one
+    VgpuType(VgpuType),
     /// What is promised to whom
     Claims(Output),
     /// Claim a device for each request; prints the claim's id
@@ -53,7 +78,7 @@ pub enum Verb {
     /// Free all that a claim holds
     Release(Release),
     /// Print the XML that gives a device to a VM, of a device or of requests
-    Xml(Xml),
+    Xml(Box<Xml>),
     /// What would be chosen for requests, and why not the others
     Explain(Explain),
     /// mdevd's version, what it counts, and what is wrong at present
@@ -77,8 +102,8 @@ pub struct Output {
 /// `show`.
 #[derive(Debug, Args)]
 pub struct Show {
-    /// A device, parent, claim or VM: a UUID, a sysfs name, or a VM's name
-    #[arg(value_name = "DEVICE|PARENT|CLAIM|DOMAIN")]
+    /// A device, card, parent, claim or VM: a UUID, an address, a sysfs name, or a VM's name
+    #[arg(value_name = "DEVICE|CARD|PARENT|CLAIM|DOMAIN")]
     pub what: String,
     /// How to print.
     #[command(flatten)]
@@ -88,7 +113,7 @@ pub struct Show {
 /// `types`.
 #[derive(Debug, Args)]
 pub struct Types {
-    /// Only those of this parent
+    /// Only those of this parent or PF
     pub parent: Option<String>,
     /// How to print.
     #[command(flatten)]
@@ -147,48 +172,6 @@ pub struct Release {
     pub force: bool,
 }
 
-/// `xml`.
-#[derive(Debug, Args)]
-#[command(override_usage = "\
-hostdevctl xml [OPTIONS] <DEVICE|CLAIM|DOMAIN>
-       hostdevctl xml --domain <UUID> --request <REQUEST>...")]
-pub struct Xml {
-    /// The device; of a claim or VM all that it holds
-    #[arg(value_name = "DEVICE|CLAIM|DOMAIN", required_unless_present = "domain")]
-    pub what: Option<String>,
-    /// Of a VM with this UUID and these requests, before anything exists: the metadata and the
-    /// hostdev elements, ready for `virsh edit`. Does not need mdevd
-    #[arg(long, value_name = "UUID", value_parser = domain_uuid, requires = "requests", conflicts_with = "what")]
-    pub domain: Option<Uuid>,
-    /// What the VM asks for; may be repeated
-    #[arg(long = "request", value_name = "REQUEST", requires = "domain")]
-    pub requests: Vec<String>,
-    /// With --domain: what the devices look like to the VM, if it is not a PCI device
-    #[arg(long, value_name = "vfio-pci|vfio-ccw|vfio-ap", requires = "domain")]
-    pub model: Option<MdevModel>,
-    /// Show the device's picture on the VM's display
-    #[arg(long, value_enum, conflicts_with = "domain")]
-    pub display: Option<OnOff>,
-    /// Give the VM a boot display until its own driver takes over; needs --display on
-    #[arg(long, value_enum, conflicts_with = "domain")]
-    pub ramfb: Option<OnOff>,
-    /// A name for the element; begins with 'ua-'
-    #[arg(long, conflicts_with = "domain")]
-    pub alias: Option<String>,
-    /// The PCI address in the VM, for instance 0000:04:00.0
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "domain")]
-    pub guest_address: Option<String>,
-    /// The place in the VM's boot order, from 1
-    #[arg(long, value_name = "N", conflicts_with = "domain", value_parser = clap::value_parser!(u32).range(1..))]
-    pub boot_order: Option<u32>,
-    /// Print the device as `virsh nodedev-create` takes it instead
-    #[arg(long, conflicts_with_all = ["domain", "display", "ramfb", "alias", "guest_address", "boot_order"])]
-    pub nodedev: bool,
-    /// How to print.
-    #[command(flatten)]
-    pub output: Output,
-}
-
 /// `explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
@@ -211,8 +194,8 @@ pub struct Reconcile {
     pub output: Output,
 }
 
-/// A switch of a `<hostdev>`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+/// A switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnOff {
     On,
     Off,
@@ -224,6 +207,23 @@ impl OnOff {
         match self {
             Self::On => "on",
             Self::Off => "off",
+        }
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum YesNo {
+    Yes,
+    No,
+}
+
+impl YesNo {
+    /// As in XML and on D-Bus.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
         }
     }
 }

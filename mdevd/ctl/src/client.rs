@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use mdevd_core::names::printable;
+use mdevd_core::names::{PciAddress, PciCard, printable};
 use mdevd_core::request::Request;
 use mdevd_core::suggest::nearest;
 use mdevd_dbus::path::Object;
-use mdevd_dbus::{BUS_NAME, ClaimProxy, ManagerProxy, MdevProxy, TextDict, path};
+use mdevd_dbus::{
+    BUS_NAME, ClaimProxy, FunctionProxy, ManagerProxy, MdevProxy, Options, PhysicalFunctionProxy, TextDict,
+    VirtualFunctionProxy, path,
+};
 use uuid::Uuid;
 use zbus::connection::Builder;
 use zbus::fdo::ObjectManagerProxy;
@@ -14,7 +17,8 @@ use zbus::proxy::CacheProperties;
 use zbus::{Connection, Proxy, proxy};
 
 use crate::error::Error;
-use crate::view::Host;
+use crate::verbs::not_one;
+use crate::view::{Finding, Host};
 
 /// How long an answer may take: a person may sit at a polkit prompt, and the kernel may take its time to remove a device.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -38,6 +42,16 @@ impl Client {
         self.proxy(path::ROOT).await
     }
 
+    /// What the doctor finds; of the whole host, or of it and one device.
+    pub async fn check(&self, device: Option<&str>) -> Result<Vec<Finding>, Error> {
+        let mut options = Options::new();
+        if let Some(device) = device {
+            options.insert("device", device.into());
+        }
+        let findings = self.manager().await?.check(&options).await?;
+        Ok(findings.iter().map(Finding::read).collect())
+    }
+
     /// `org.mdevd1.Mdev` of a device.
     pub async fn mdev(&self, uuid: Uuid) -> Result<MdevProxy<'static>, Error> {
         self.proxy(path::mdev(uuid).as_str()).await
@@ -46,6 +60,21 @@ impl Client {
     /// `org.mdevd1.Claim` of a claim.
     pub async fn claim(&self, id: Uuid) -> Result<ClaimProxy<'static>, Error> {
         self.proxy(path::claim(id).as_str()).await
+    }
+
+    /// `org.mdevd1.Function` of a PCI function.
+    pub async fn function(&self, address: PciAddress) -> Result<FunctionProxy<'static>, Error> {
+        self.proxy(path::function(&address.to_string()).as_str()).await
+    }
+
+    /// `org.mdevd1.PhysicalFunction` of a PF.
+    pub async fn physical(&self, address: PciAddress) -> Result<PhysicalFunctionProxy<'static>, Error> {
+        self.proxy(path::function(&address.to_string()).as_str()).await
+    }
+
+    /// `org.mdevd1.VirtualFunction` of a VF.
+    pub async fn vf(&self, address: PciAddress) -> Result<VirtualFunctionProxy<'static>, Error> {
+        self.proxy(path::function(&address.to_string()).as_str()).await
     }
 
     /// A proxy that asks for a property when it is wanted: one run of a verb is too short for a cache.
@@ -69,22 +98,64 @@ impl Client {
 
     /// The objects that a word of a person stands for; at least one.
     pub async fn find(&self, word: &str) -> Result<Vec<Object>, Error> {
-        let paths = self.manager().await?.find(word).await?;
-        let objects: Vec<Object> = paths.iter().filter_map(|path| Object::from_path(path.as_str())).collect();
-        if objects.is_empty() {
-            return Err(Error::Refused(unknown(word, &self.host().await?)));
+        let manager = self.manager().await?;
+        let mut paths = manager.find(word).await?;
+        if paths.is_empty()
+            && let Some(address) = address(word)
+        {
+            paths = manager.find(&address.to_string()).await?;
         }
-        Ok(objects)
+        let objects: Vec<Object> = paths.iter().filter_map(|path| Object::from_path(path.as_str())).collect();
+        if !objects.is_empty() {
+            return Ok(objects);
+        }
+        let host = self.host().await?;
+        let with_netdev = host.functions.iter().filter(|f| f.netdevs.iter().any(|(name, _)| name == word));
+        let objects: Vec<Object> = with_netdev.map(|f| Object::Function(f.address.to_string())).collect();
+        if objects.is_empty() { Err(Error::Refused(unknown(word, &host))) } else { Ok(objects) }
     }
+
+    /// The one function that a word stands for.
+    pub async fn find_function(&self, word: &str) -> Result<PciAddress, Error> {
+        let found = self.find(word).await?;
+        match functions(&found).as_slice() {
+            [only] => Ok(*only),
+            _ => Err(not_one(word, "one PCI function", &found)),
+        }
+    }
+}
+
+/// The functions among these objects.
+pub fn functions(objects: &[Object]) -> Vec<PciAddress> {
+    let address = |object: &Object| if let Object::Function(address) = object { address.parse().ok() } else { None };
+    objects.iter().filter_map(address).collect()
+}
+
+/// An address as people type it, of either case and without the domain where that is 0: `41:00.4`.
+pub fn address(word: &str) -> Option<PciAddress> {
+    let domain = if word.matches(':').count() == 1 { "0000:" } else { "" };
+    format!("{domain}{word}").parse().ok()
 }
 
 /// A request's keys and values, as they were typed.
 pub type Pairs = Vec<(String, String)>;
 
-/// Reads requests as they are typed, and has them checked before they are sent.
+/// Reads requests as they are typed, and has them checked before they are sent. Addresses may be short, and stand alone.
 pub fn requests(words: &[String]) -> Result<(Vec<Request>, Vec<Pairs>), Error> {
-    let pairs: Vec<Pairs> =
-        words.iter().enumerate().map(|(index, word)| Request::pairs_from_cli(word, &format!("dev{index}"))).collect();
+    let pairs = |(index, word): (usize, &String)| {
+        let mut pairs = Request::pairs_from_cli(word, &format!("dev{index}"));
+        for (key, value) in &mut pairs {
+            let full = address(value).map(|address| address.to_string());
+            let full = full.or_else(|| value.parse::<PciCard>().ok().map(|card| card.to_string()));
+            match (key.as_str(), full) {
+                ("type", Some(full)) => (*key, *value) = ("address".to_owned(), full),
+                ("address" | "pf", Some(full)) => *value = full,
+                _ => {}
+            }
+        }
+        pairs
+    };
+    let pairs: Vec<Pairs> = words.iter().enumerate().map(pairs).collect();
     Ok((Request::parse_all(pairs.clone())?, pairs))
 }
 
@@ -96,6 +167,9 @@ pub fn wire(pairs: Vec<Pairs>) -> Vec<TextDict> {
 /// That nothing is called `word`, with what may have been meant.
 pub fn unknown(word: &str, host: &Host) -> String {
     let mut names: Vec<&str> = host.parents.iter().map(|parent| parent.name.as_str()).collect();
+    names.extend(host.functions.iter().flat_map(|f| &f.netdevs).map(|(name, _)| name.as_str()));
+    let addresses: Vec<String> = host.functions.iter().map(|function| function.address.to_string()).collect();
+    names.extend(addresses.iter().map(String::as_str));
     let uuids = host.mdevs.iter().map(|mdev| mdev.uuid).chain(host.claims.iter().map(|claim| claim.id));
     let uuids: Vec<String> = uuids.map(|uuid| uuid.to_string()).collect();
     names.extend(uuids.iter().map(String::as_str));
@@ -112,4 +186,44 @@ pub fn unknown(word: &str, host: &Host) -> String {
         None => "hostdevctl list and hostdevctl claims show what there is".to_owned(),
     };
     format!("there is no device, parent or claim '{}', and no VM of this name has a claim\n{hint}", printable(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(words: &[&str]) -> Vec<String> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let (_, pairs) = requests(&words).unwrap();
+        let text =
+            |pairs: Pairs| pairs.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
+        pairs.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn addresses_may_be_short() {
+        for (word, full) in [
+            ("41:00.4", Some("0000:41:00.4")),
+            ("0000:41:00.4", Some("0000:41:00.4")),
+            ("10000:E1:00.0", Some("10000:e1:00.0")),
+            ("41:00", None),
+            ("41:20.0", None),
+            ("vm1", None),
+            ("", None),
+        ] {
+            assert_eq!(address(word).map(|address| address.to_string()).as_deref(), full, "{word}");
+        }
+    }
+
+    #[test]
+    fn requests_may_name_short_addresses_and_cards_alone() {
+        assert_eq!(typed(&["41:00.4"]), ["name=dev0,address=0000:41:00.4"]);
+        assert_eq!(typed(&["name=gpu,82:00"]), ["name=gpu,address=0000:82:00"]);
+        assert_eq!(
+            typed(&["address=E1:00.0", "kind=vf,pf=3b:00.1"]),
+            ["name=dev0,address=0000:e1:00.0", "name=dev1,kind=vf,pf=0000:3b:00.1"]
+        );
+        // A parent and a type are what they are.
+        assert_eq!(typed(&["nvidia-63,parent=0000:41:00.0"]), ["name=dev0,type=nvidia-63,parent=0000:41:00.0"]);
+    }
 }

@@ -4,12 +4,18 @@
 //! Text is as the kernel and libvirt have it, unlike in tables, where what could steer a terminal is escaped. What is
 //! absent is `null`.
 
+mod function;
+
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use uuid::Uuid;
+
 use crate::table::steers;
 use crate::view::{Action, Candidate, Claim, Host, Mdev, MdevType, Parent, Problem};
+
+pub use function::{finding, function, list, tree, vfs, vgpu_type, vgpu_types};
 
 /// Who has a device open: process ids and names, or why that cannot be known.
 pub type Holders = Result<Vec<(u32, String)>, String>;
@@ -43,6 +49,7 @@ pub fn parent(parent: &Parent, host: &Host) -> Value {
 /// A type of a parent.
 pub fn mdev_type(parent: &Parent, mdev_type: &MdevType, host: &Host) -> Value {
     json!({
+        "kind": "mdev",
         "parent": parent.name,
         "id": mdev_type.id,
         "name": text(&mdev_type.name),
@@ -65,17 +72,21 @@ pub fn mdev(mdev: &Mdev, host: &Host) -> Value {
         "driver": text(&mdev.driver),
         "state": text(&mdev.state),
         "origin": text(&mdev.origin),
-        "claim": mdev.claim.map(|id| match host.claim(id) {
-            Some(claim) => json!({
-                "id": id,
-                "owner_kind": text(&claim.owner_kind),
-                "owner_uuid": text(&claim.owner_uuid),
-                "owner_name": text(&claim.owner_name),
-                "state": text(&claim.state),
-            }),
-            None => json!({ "id": id, "owner_kind": null, "owner_uuid": null, "owner_name": null, "state": null }),
-        }),
+        "claim": mdev.claim.map(|id| claim_in_short(id, host)),
     })
+}
+
+fn claim_in_short(id: Uuid, host: &Host) -> Value {
+    match host.claim(id) {
+        Some(claim) => json!({
+            "id": id,
+            "owner_kind": text(&claim.owner_kind),
+            "owner_uuid": text(&claim.owner_uuid),
+            "owner_name": text(&claim.owner_name),
+            "state": text(&claim.state),
+        }),
+        None => json!({ "id": id, "owner_kind": null, "owner_uuid": null, "owner_name": null, "state": null }),
+    }
 }
 
 /// A claim.
@@ -88,6 +99,7 @@ pub fn claim(claim: &Claim) -> Value {
                 "request": text(&grant.request),
                 "device": text(&grant.device),
                 "uuid": grant.uuid,
+                "address": grant.address.map(|address| address.to_string()),
                 "exists": grant.exists,
                 "undo": text(&grant.undo),
                 "xml": text(&grant.xml),
@@ -125,11 +137,11 @@ pub fn with(mut value: Value, key: &str, more: Value) -> Value {
     value
 }
 
-/// An mdev with who has it open.
-pub fn with_holders(mdev: Value, holders: &Holders) -> Value {
+/// A device with who has it open.
+pub fn with_holders(device: Value, holders: &Holders) -> Value {
     let list = |list: &Vec<(u32, String)>| list.iter().map(|(pid, name)| json!({ "pid": pid, "name": name })).collect();
-    let mdev = with(mdev, "holders", holders.as_ref().map_or(Value::Null, list));
-    with(mdev, "holders_unknown", holders.as_ref().err().map_or(Value::Null, |why| why.as_str().into()))
+    let device = with(device, "holders", holders.as_ref().map_or(Value::Null, list));
+    with(device, "holders_unknown", holders.as_ref().err().map_or(Value::Null, |why| why.as_str().into()))
 }
 
 /// A candidate of `explain`.

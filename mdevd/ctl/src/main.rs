@@ -1,12 +1,15 @@
 //! The command line of mdevd: reads what was typed, does it over D-Bus, prints, and says by its exit status how it went.
 //!
-//! What can be typed is in [`cli`], what each verb does in [`verbs`], how mdevd is reached in [`client`], what it answers in [`view`],
-//! how that is printed in [`table`] and [`json`], what can go wrong in [`error`].
+//! What can be typed is in [`cli`], what each verb does in [`verbs`], how mdevd is reached in [`client`], what it answers in [`view`]
+//! and, of PCI functions, what follows from that in [`card`], how it is printed in [`table`], [`outline`] and [`json`], what can go wrong in
+//! [`error`].
 
+mod card;
 mod cli;
 mod client;
 mod error;
 mod json;
+mod outline;
 mod table;
 mod verbs;
 mod view;
@@ -50,7 +53,7 @@ fn say(said: &Said) -> ExitCode {
         // Nothing is left to be done when nobody listens.
         let _ = writeln!(anstream::stderr(), "hostdevctl: {}", safe_lines(note));
     }
-    ExitCode::SUCCESS
+    ExitCode::from(said.code)
 }
 
 fn complain(error: &Error) -> ExitCode {

@@ -60,6 +60,8 @@ pub enum Fit {
     Keep,
     /// Its end.
     Shorten,
+    /// Its end, and before any other gives way: what is there only to recognise it by.
+    Hint,
     /// Nothing: it goes on below itself. For the last column.
     Wrap,
 }
@@ -108,9 +110,15 @@ impl Table {
             }
         }
         let Some(terminal) = terminal else { return widths };
-        for fit in [Fit::Wrap, Fit::Shorten, Fit::Keep] {
-            // Wrapped text needs room to be read; shortened text gives way before it gets narrower than that.
-            let floor = if fit == Fit::Wrap { 4 * NARROWEST } else { NARROWEST };
+        // Wrapped text needs room to be read; shortened text gives way before it gets narrower than that.
+        let room = 4 * NARROWEST;
+        for (fit, floor) in [
+            (Fit::Hint, room),
+            (Fit::Wrap, room),
+            (Fit::Hint, NARROWEST),
+            (Fit::Shorten, NARROWEST),
+            (Fit::Keep, NARROWEST),
+        ] {
             loop {
                 let total = self.indent + widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
                 if total <= terminal {

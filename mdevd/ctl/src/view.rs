@@ -3,6 +3,9 @@
 //! What names an object has to be there; anything else that is missing, or of another type, is taken as absent, so that
 //! an mdevd of another version can still be listed.
 
+mod function;
+
+use mdevd_core::names::PciAddress;
 use mdevd_dbus::path::Object;
 use mdevd_dbus::wire::{number, text};
 use mdevd_dbus::{Dict, interface};
@@ -10,9 +13,13 @@ use uuid::Uuid;
 use zbus::fdo::ManagedObjects;
 use zbus::{OwnedVariant, Variant};
 
+pub use function::{Function, Physical, Virtual};
+
 /// Everything that mdevd lists, each in a fixed order.
 #[derive(Debug, Default)]
 pub struct Host {
+    /// By address.
+    pub functions: Vec<Function>,
     /// By name.
     pub parents: Vec<Parent>,
     /// By parent, then UUID.
@@ -112,7 +119,9 @@ pub struct Grant {
     pub exists: bool,
     /// Of an mdev.
     pub uuid: Option<Uuid>,
-    /// What a release does with it: `remove` or `keep`.
+    /// Of a PCI function.
+    pub address: Option<PciAddress>,
+    /// What a release does with it: `remove`, `restore` or `keep`.
     pub undo: String,
     /// Its hostdev element.
     pub xml: String,
@@ -159,6 +168,21 @@ pub struct Problem {
     pub message: String,
 }
 
+/// Something that `Check` looked at.
+#[derive(Debug)]
+pub struct Finding {
+    /// A device, or what of the host.
+    pub subject: String,
+    /// `ready`, `ready-with-warning`, `needs-setup` or `refused`.
+    pub verdict: String,
+    /// Why: a fixed word, or empty.
+    pub reason: String,
+    /// The same for people.
+    pub message: String,
+    /// What to do, to be copied, or empty.
+    pub fix: String,
+}
+
 impl Host {
     /// Reads the answer of the ObjectManager. Objects without an interface of ours are only nodes of the tree.
     pub fn read(objects: &ManagedObjects) -> Self {
@@ -172,6 +196,13 @@ impl Host {
                 }
                 Some(Object::Mdev(uuid)) => host.mdevs.extend(find(interface::MDEV).map(|dict| Mdev::read(uuid, dict))),
                 Some(Object::Claim(id)) => host.claims.extend(find(interface::CLAIM).map(|dict| Claim::read(id, dict))),
+                Some(Object::Function(address)) => {
+                    let function = address.parse().ok().zip(find(interface::FUNCTION)).map(|(address, dict)| {
+                        let (pf, vf) = (find(interface::PHYSICAL_FUNCTION), find(interface::VIRTUAL_FUNCTION));
+                        Function::read(address, dict, pf, vf)
+                    });
+                    host.functions.extend(function);
+                }
                 None => {}
             }
         }
@@ -181,6 +212,7 @@ impl Host {
                 host.parents.push(Parent { name: mdev.parent.clone(), state: "gone".to_owned(), ..Parent::default() });
             }
         }
+        host.functions.sort_by_key(|function| function.address);
         host.parents.sort_by(|a, b| a.name.cmp(&b.name));
         host.mdevs.sort_by(|a, b| (&a.parent, &a.uuid).cmp(&(&b.parent, &b.uuid)));
         host.claims.sort_by_key(|claim| (claim.created, claim.id));
@@ -200,6 +232,46 @@ impl Host {
     /// The mdev with this UUID.
     pub fn mdev(&self, uuid: Uuid) -> Option<&Mdev> {
         self.mdevs.iter().find(|mdev| mdev.uuid == uuid)
+    }
+
+    /// The function with this address.
+    pub fn function(&self, address: PciAddress) -> Option<&Function> {
+        let index = self.functions.binary_search_by_key(&address, |function| function.address).ok()?;
+        self.functions.get(index)
+    }
+
+    /// The VFs of a PF, by number.
+    pub fn vfs_of(&self, pf: PciAddress) -> Vec<&Function> {
+        let of = |function: &&Function| function.vf().is_some_and(|vf| vf.pf == Some(pf));
+        let mut vfs: Vec<&Function> = self.functions.iter().filter(of).collect();
+        vfs.sort_by_key(|function| function.vf().map(|vf| vf.index));
+        vfs
+    }
+
+    /// These functions without the VFs of others of them, which are in the same slot as their PF.
+    pub fn without_own_vfs(&self, addresses: &[PciAddress]) -> Vec<PciAddress> {
+        let own = |address: &PciAddress| {
+            let pf = self.function(*address).and_then(|function| function.vf()?.pf);
+            pf.is_some_and(|pf| addresses.contains(&pf))
+        };
+        addresses.iter().copied().filter(|address| !own(address)).collect()
+    }
+
+    /// The parent that a function is.
+    pub fn parent_of(&self, function: &Function) -> Option<&Parent> {
+        let name = function.address.to_string();
+        self.parents.iter().find(|parent| parent.name == name)
+    }
+
+    /// The function that a parent is.
+    pub fn function_of(&self, parent: &Parent) -> Option<&Function> {
+        self.function(parent.name.parse().ok()?)
+    }
+
+    /// What the vendor calls one of its vGPU types, as far as any function still offers it.
+    pub fn vgpu_name(&self, id: u32) -> Option<&str> {
+        let mut types = self.functions.iter().filter_map(Function::vf).flat_map(|vf| &vf.creatable_vgpu_types);
+        types.find(|(known, _)| *known == id).map(|(_, name)| name.as_str())
     }
 
     /// The claim that holds an mdev.
@@ -279,6 +351,7 @@ impl Grant {
             device: owned(dict, "device"),
             exists: Object::from_path(text(dict, "object")).is_some(),
             uuid: Uuid::try_parse(text(dict, "uuid")).ok(),
+            address: text(dict, "address").parse().ok(),
             undo: owned(dict, "undo"),
             xml: owned(dict, "xml"),
         }
@@ -318,6 +391,19 @@ impl Problem {
     }
 }
 
+impl Finding {
+    /// Reads one of the dictionaries of `Check`.
+    pub fn read(dict: &Dict) -> Self {
+        Self {
+            subject: owned(dict, "subject"),
+            verdict: owned(dict, "verdict"),
+            reason: owned(dict, "reason"),
+            message: owned(dict, "message"),
+            fix: owned(dict, "fix"),
+        }
+    }
+}
+
 fn owned(dict: &Dict, key: &str) -> String {
     text(dict, key).to_owned()
 }
@@ -338,5 +424,13 @@ fn claim_id(dict: &Dict, key: &str) -> Option<Uuid> {
 }
 
 fn dicts(dict: &Dict, key: &str) -> Vec<Dict> {
-    dict.get(key).and_then(|value: &OwnedVariant| Vec::<Dict>::try_from(value.clone()).ok()).unwrap_or_default()
+    list(dict, key)
+}
+
+/// The elements under `key`; none when they are of another type.
+fn list<T>(dict: &Dict, key: &str) -> Vec<T>
+where
+    Vec<T>: TryFrom<OwnedVariant>,
+{
+    dict.get(key).and_then(|value: &OwnedVariant| Vec::<T>::try_from(value.clone()).ok()).unwrap_or_default()
 }

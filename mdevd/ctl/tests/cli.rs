@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)] // A test fails by panicking.
 
+mod big;
 mod fake;
 mod terminal;
 
@@ -50,8 +51,9 @@ fn golden(name: &str, actual: &str) {
 }
 
 /// What the tests of reading verbs run: the golden file's name, and the words.
-const READING: [(&str, &[&str]); 15] = [
+const READING: [(&str, &[&str]); 16] = [
     ("list", &["list"]),
+    ("tree", &["tree"]),
     ("show-parent", &["show", "0000:41:00.0"]),
     ("show-mdev", &["show", GPU]),
     ("show-foreign", &["show", FOREIGN]),
@@ -88,29 +90,34 @@ fn reading_verbs_print_what_they_printed() {
 
 #[test]
 fn json_has_text_as_it_is_and_its_keys_are_documented() {
-    fn keys(value: &Value, into: &mut BTreeSet<String>) {
-        match value {
-            Value::Array(items) => items.iter().for_each(|item| keys(item, into)),
-            Value::Object(map) => map.iter().for_each(|(key, value)| {
-                into.insert(key.clone());
-                keys(value, into);
-            }),
-            _ => {}
-        }
-    }
     let fake = Fake::start(true);
     let claims: Value = serde_json::from_slice(&run(&fake, &["claims", "--json"]).stdout).unwrap();
     let evil = claims.as_array().unwrap().iter().find(|claim| claim["id"] == EVIL).unwrap();
     assert_eq!(evil["owner_name"], "harm\u{1b}[2J\u{202e}less");
 
-    let documented = include_str!("../JSON.md");
     let mut all = BTreeSet::new();
     for (_, words) in READING {
         let output = hostdevctl(&fake.bus.address, words).arg("--json").output().unwrap();
         keys(&serde_json::from_slice(&output.stdout).unwrap(), &mut all);
     }
     assert!(all.len() > 30);
-    for key in all {
+    are_documented(&all);
+}
+
+fn keys(value: &Value, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| keys(item, into)),
+        Value::Object(map) => map.iter().for_each(|(key, value)| {
+            into.insert(key.clone());
+            keys(value, into);
+        }),
+        _ => {}
+    }
+}
+
+fn are_documented(keys: &BTreeSet<String>) {
+    let documented = include_str!("../JSON.md");
+    for key in keys {
         assert!(documented.contains(&format!("`{key}`")), "{key} is not documented in JSON.md");
     }
 }
@@ -118,11 +125,12 @@ fn json_has_text_as_it_is_and_its_keys_are_documented() {
 #[test]
 fn a_host_without_devices_gets_a_sentence() {
     let fake = Fake::start(false);
-    let no_parents =
-        "hostdevctl: no mdev parents: is the vendor's driver loaded? (the kernel lists them in /sys/class/mdev_bus)\n";
+    let no_devices = "hostdevctl: mdevd sees neither PCI functions nor mdev parents on this host; hostdevctl doctor says what is missing\n";
+    let no_types = "hostdevctl: neither mdev parents nor VFs with vGPU types: is the vendor's driver loaded? (the kernel lists the parents in /sys/class/mdev_bus)\n";
     for (words, expected) in [
-        (&["list"][..], no_parents),
-        (&["types"], no_parents),
+        (&["list"][..], no_devices),
+        (&["tree"], no_devices),
+        (&["types"], no_types),
         (&["claims"], "hostdevctl: no claims: nothing is promised to anybody\n"),
         (&["reconcile"], "hostdevctl: nothing to do: claims, devices and VMs agree\n"),
     ] {
@@ -132,8 +140,8 @@ fn a_host_without_devices_gets_a_sentence() {
         assert_eq!((output.status.code(), stdout(&output), stderr(&output)), (Some(0), "[]\n", ""), "{words:?}");
     }
     let output = run(&fake, &["status"]);
-    assert_eq!(stdout(&output), "mdevd 0.1.0  0 parents, 0 types, 0 mdevs, 0 claims\nno problems\n");
-    assert_eq!(stderr(&output), no_parents);
+    assert_eq!(stdout(&output), "mdevd 0.1.0  0 PCI functions, 0 parents, 0 types, 0 mdevs, 0 claims\nno problems\n");
+    assert_eq!(stderr(&output), no_devices);
     let output = run(&fake, &["explain", "nvidia-63"]);
     assert_eq!(stdout(&output), "dev0\n  nothing would be chosen: this request would be refused\n");
 }
@@ -310,7 +318,7 @@ fn wrong_usage_exits_2_and_reaches_nobody() {
         (&["xml", "--domain", VM], "the following required arguments were not provided"),
         (&["xml", "--domain", "vm1", "--request", "mtty-1"], "'vm1' is not a UUID"),
         (&["xml", GPU, "--domain", VM, "--request", "mtty-1"], "cannot be used with"),
-        (&["xml", GPU, "--display", "maybe"], "invalid value 'maybe' for '--display <DISPLAY>'"),
+        (&["xml", GPU, "--display", "maybe"], "invalid value 'maybe' for '--display [<on|off>]'"),
         (&["xml", "--domain", VM, "--request", "type=mtty-1,ramfb=on"], "ramfb='on' needs display='on'"),
         (&["xml", VM, "--nodedev"], "is a claim: its elements are as its requests say"),
     ] {

@@ -30,6 +30,8 @@ pub enum Action {
     Claim,
     /// Changing what belongs to others, or to all.
     Manage,
+    /// Changing a PCI function: its driver, its virtual functions, its vGPU type.
+    ConfigureFunction,
 }
 
 impl Action {
@@ -40,6 +42,7 @@ impl Action {
             Self::Inspect => Some("org.mdevd1.inspect"),
             Self::Claim => Some("org.mdevd1.claim"),
             Self::Manage => Some("org.mdevd1.manage"),
+            Self::ConfigureFunction => Some("org.mdevd1.configure-function"),
         }
     }
 }
@@ -53,6 +56,7 @@ pub const TABLE: &[(&str, &str, Action, Action)] = &[
     ("org.mdevd1.Manager", "CreateMdev", Action::Claim, Action::Claim),
     ("org.mdevd1.Manager", "Acquire", Action::Claim, Action::Claim),
     ("org.mdevd1.Manager", "Explain", Action::Inspect, Action::Inspect),
+    ("org.mdevd1.Manager", "Check", Action::Inspect, Action::Inspect),
     ("org.mdevd1.Manager", "Find", Action::Inspect, Action::Inspect),
     ("org.mdevd1.Manager", "Rescan", Action::Manage, Action::Manage),
     ("org.mdevd1.Manager", "Reload", Action::Manage, Action::Manage),
@@ -61,6 +65,13 @@ pub const TABLE: &[(&str, &str, Action, Action)] = &[
     ("org.mdevd1.Mdev", "HostdevXml", Action::Inspect, Action::Inspect),
     ("org.mdevd1.Mdev", "NodedevXml", Action::Inspect, Action::Inspect),
     ("org.mdevd1.Mdev", "Remove", Action::Claim, Action::Manage),
+    ("org.mdevd1.Function", "GetHolders", Action::Inspect, Action::Inspect),
+    ("org.mdevd1.Function", "HostdevXml", Action::Inspect, Action::Inspect),
+    ("org.mdevd1.Function", "Bind", Action::ConfigureFunction, Action::ConfigureFunction),
+    ("org.mdevd1.Function", "Restore", Action::ConfigureFunction, Action::ConfigureFunction),
+    ("org.mdevd1.PhysicalFunction", "SetNumVfs", Action::ConfigureFunction, Action::ConfigureFunction),
+    ("org.mdevd1.VirtualFunction", "Configure", Action::ConfigureFunction, Action::ConfigureFunction),
+    ("org.mdevd1.VirtualFunction", "SetVgpuType", Action::ConfigureFunction, Action::ConfigureFunction),
     ("org.mdevd1.Claim", "HostdevXml", Action::Inspect, Action::Inspect),
     ("org.mdevd1.Claim", "Release", Action::Claim, Action::Manage),
 ];

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use mdevd_core::choose::Placement;
-use mdevd_core::names::ParentName;
+use mdevd_core::names::{ParentName, PciSelector};
 use mdevd_core::suggest::nearest;
 use serde::Deserialize;
 
@@ -20,11 +20,18 @@ pub struct Config {
     pub excluded: BTreeSet<ParentName>,
     /// Which of several parents is taken.
     pub placement: Placement,
+    /// PCI functions, and cards, that are claimed for a domain that has them in its XML without a request.
+    pub manage: BTreeSet<PciSelector>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { log_level: tracing::Level::INFO, excluded: BTreeSet::new(), placement: Placement::default() }
+        Self {
+            log_level: tracing::Level::INFO,
+            excluded: BTreeSet::new(),
+            placement: Placement::default(),
+            manage: BTreeSet::new(),
+        }
     }
 }
 
@@ -46,6 +53,7 @@ pub struct ConfigError {
 struct Fragment {
     log_level: Option<LogLevel>,
     mdev: Option<MdevFragment>,
+    pci: Option<PciFragment>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +61,12 @@ struct Fragment {
 struct MdevFragment {
     exclude_parents: Option<Vec<ParentName>>,
     placement: Option<PlacementWord>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct PciFragment {
+    manage: Option<Vec<PciSelector>>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -72,7 +86,7 @@ enum PlacementWord {
     Spread,
 }
 
-const KEYS: [&str; 4] = ["log-level", "mdev", "exclude-parents", "placement"];
+const KEYS: [&str; 6] = ["log-level", "mdev", "exclude-parents", "placement", "pci", "manage"];
 
 /// Reads the configuration below `etc` and `usr_lib` (`/etc`, `/usr/lib`). Files that do not exist are no error.
 ///
@@ -154,6 +168,9 @@ fn apply(config: &mut Config, fragment: Fragment) {
             PlacementWord::Spread => Placement::Spread,
         };
     }
+    if let Some(manage) = fragment.pci.unwrap_or_default().manage {
+        config.manage = manage.into_iter().collect();
+    }
 }
 
 #[cfg(test)]
@@ -182,13 +199,17 @@ mod tests {
             ("usr/lib/mdevd/conf.d/60-hidden.toml", "log-level = 'trace'\n"),
             ("etc/mdevd/mdevd.toml", "[mdev]\nplacement = 'spread'\nexclude-parents = ['0000:41:00.0']\n"),
             ("etc/mdevd/conf.d/60-hidden.toml", ""),
-            ("etc/mdevd/conf.d/70-last.toml", "[mdev]\nexclude-parents = ['mtty']\n"),
+            (
+                "etc/mdevd/conf.d/70-last.toml",
+                "[mdev]\nexclude-parents = ['mtty']\n[pci]\nmanage = ['0000:41:00.0', '81:00']\n",
+            ),
             ("etc/mdevd/conf.d/README", "not read"),
         ])
         .unwrap();
         assert_eq!(config.log_level, tracing::Level::ERROR);
         assert_eq!(config.placement, Placement::Spread);
         assert_eq!(config.excluded, BTreeSet::from(["mtty".parse().unwrap()]));
+        assert_eq!(config.manage, ["0000:41:00.0", "0000:81:00"].iter().map(|text| text.parse().unwrap()).collect());
     }
 
     #[test]
@@ -204,10 +225,11 @@ mod tests {
         );
         assert_eq!(
             error("colour = 1\n"),
-            "1: unknown key 'colour'; the keys are log-level, mdev, exclude-parents, placement"
+            "1: unknown key 'colour'; the keys are log-level, mdev, exclude-parents, placement, pci, manage"
         );
         assert!(error("[mdev]\nplacement = 'tight'\n").starts_with("2: unknown variant `tight`"));
         assert!(error("[mdev]\nexclude-parents = ['a/b']\n").contains("contains '/'"));
+        assert!(error("[pci]\nmanage = ['0000:41:0']\n").contains("'0000:41:0' is not a PCI card"));
         assert!(error("x =\n").starts_with("1: "));
     }
 }

@@ -46,6 +46,9 @@ impl From<Refusal> for Error {
             Reason::KernelRefused => ErrorName::KernelRefused,
             Reason::InUse => ErrorName::InUse,
             Reason::Conflict => ErrorName::Conflict,
+            Reason::Bridge | Reason::NoIommu | Reason::WrongKind => ErrorName::NotSupported,
+            Reason::HostCritical => ErrorName::HostCritical,
+            Reason::GroupNotIsolated => ErrorName::GroupNotIsolated,
         };
         let advice = match refusal.reason {
             Reason::NoInstance | Reason::KernelRefused => {

@@ -21,6 +21,7 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use mdevd_host::roots::Roots;
 use mdevd_host::uevent::{UeventMessage, UeventSource};
+use mdevd_host::write::{VERBS, writer_main};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -68,8 +69,8 @@ enum Uevents {
 fn main() -> ExitCode {
     let mut argv = std::env::args_os().skip(1);
     // The writer is this same program, started for every write: nothing may be in its way.
-    if argv.next().is_some_and(|verb| verb == "write") {
-        return mdevd_host::write::writer_main(argv);
+    if let Some(verb) = argv.next().filter(|verb| VERBS.iter().any(|known| verb == known)) {
+        return writer_main(&verb, argv);
     }
     let args = Args::parse();
     let set_log_level = logging::start();
@@ -192,14 +193,17 @@ fn start_listeners(
     source: UeventSource,
     events: &mpsc::UnboundedSender<Event>,
 ) -> anyhow::Result<()> {
-    let to = events.clone();
+    let (to, roots) = (events.clone(), engine.roots.clone());
     std::thread::Builder::new().name("uevents".into()).spawn(move || {
         let ended = source.read_all(|message| {
-            let event = match message {
-                UeventMessage::Event(event) => event.affects().map(|affected| Event::Parent(affected.parent)),
-                UeventMessage::Lost(why) => Some(Event::Lost(why)),
+            let events: Vec<Event> = match message {
+                UeventMessage::Event(event) => {
+                    let parent = event.affects().map(|affected| Event::Parent(affected.parent));
+                    parent.into_iter().chain(event.functions(&roots).into_iter().map(Event::Function)).collect()
+                }
+                UeventMessage::Lost(why) => vec![Event::Lost(why)],
             };
-            if let Some(event) = event {
+            for event in events {
                 // An error means that the daemon is stopping.
                 let _ = to.send(event);
             }

@@ -8,15 +8,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use mdevd_core::names::PciAddress;
 use mdevd_dbus::path;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 use zbus::object_server::Interface;
 use zbus::{Connection, OwnedObjectPath, Variant};
 
-use crate::bus::{ClaimObject, ManagerObject, MdevObject, ParentObject};
+use crate::bus::{ClaimObject, FunctionObject, ManagerObject, MdevObject, ParentObject, PhysicalObject, VirtualObject};
 use crate::engine::{Engine, Handle};
-use crate::views::{ClaimView, ManagerView, MdevView, ParentView, Slot, Snapshot, View};
+use crate::views::{
+    ClaimView, FunctionView, ManagerView, MdevView, ParentView, PhysicalView, Slot, Snapshot, View, VirtualView,
+};
 
 /// What is on the bus.
 #[derive(Debug)]
@@ -31,6 +34,9 @@ pub struct Publisher {
 struct Shown {
     parents: BTreeMap<String, Arc<Slot<ParentView>>>,
     mdevs: BTreeMap<Uuid, Arc<Slot<MdevView>>>,
+    functions: BTreeMap<PciAddress, Arc<Slot<FunctionView>>>,
+    physical: BTreeMap<PciAddress, Arc<Slot<PhysicalView>>>,
+    virtuals: BTreeMap<PciAddress, Arc<Slot<VirtualView>>>,
     claims: BTreeMap<Uuid, Arc<Slot<ClaimView>>>,
 }
 
@@ -63,6 +69,14 @@ impl Publisher {
 
     async fn show(&self, shown: &mut Shown, snapshot: Snapshot) -> zbus::Result<()> {
         // What an object points to is there before it, and goes after it.
+        let of = |address: &PciAddress| path::function(&address.to_string());
+        let physical = |handle: &Handle, slot| PhysicalObject::new(handle.clone(), slot);
+        let physical_gone = self.add_or_change(&mut shown.physical, snapshot.physical, of, physical).await?;
+        let virtuals = |handle: &Handle, slot| VirtualObject::new(handle.clone(), slot);
+        let virtuals_gone = self.add_or_change(&mut shown.virtuals, snapshot.virtuals, of, virtuals).await?;
+        // The main interface of an object comes last, and goes first.
+        let function = |handle: &Handle, slot| FunctionObject::new(handle.clone(), slot);
+        let functions_gone = self.add_or_change(&mut shown.functions, snapshot.functions, of, function).await?;
         let parent = |handle: &Handle, slot| ParentObject::new(handle.clone(), slot);
         let parents_gone =
             self.add_or_change(&mut shown.parents, snapshot.parents, |name| path::parent(name), parent).await?;
@@ -81,6 +95,19 @@ impl Publisher {
         for name in parents_gone {
             shown.parents.remove(&name);
             self.connection.object_server().remove::<ParentObject, _>(path::parent(&name)).await?;
+        }
+        let server = self.connection.object_server();
+        for address in functions_gone {
+            shown.functions.remove(&address);
+            server.remove::<FunctionObject, _>(of(&address)).await?;
+        }
+        for address in physical_gone {
+            shown.physical.remove(&address);
+            server.remove::<PhysicalObject, _>(of(&address)).await?;
+        }
+        for address in virtuals_gone {
+            shown.virtuals.remove(&address);
+            server.remove::<VirtualObject, _>(of(&address)).await?;
         }
         self.change(&path::root(), &self.manager, snapshot.manager).await
     }

@@ -1,16 +1,22 @@
 //! What each D-Bus object shows: an immutable view, replaced only by the publisher, so that getters never wait and never fail.
 
+mod function;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use mdevd_core::claim::Granted;
 use mdevd_core::claim::{Claim, Grant, Owner, Undo};
-use mdevd_core::hostdev::MdevHostdevXml;
+use mdevd_core::function::Role;
+use mdevd_core::hostdev::{MdevHostdevXml, PciHostdevXml};
 use mdevd_core::inventory::{Mdev, Parent};
-use mdevd_core::names::MdevUuid;
+use mdevd_core::names::{DeviceKey, IommuGroupId, MdevUuid, PciAddress};
 use mdevd_core::request::AsPair;
 use mdevd_dbus::{Dict, path};
 use uuid::Uuid;
 use zbus::{ObjectPath, OwnedObjectPath, OwnedVariant, Variant};
+
+pub use function::{FunctionView, PhysicalView, VirtualView};
 
 /// The place where an object finds its view.
 #[derive(Debug)]
@@ -98,6 +104,12 @@ pub struct ParentView {
 }
 
 impl ParentView {
+    /// `Function`. A name that is a PCI address is that of a PCI function.
+    pub fn function(&self) -> OwnedObjectPath {
+        let address = self.parent.name.as_str().parse::<PciAddress>();
+        address.map_or_else(|_| path::none(), |address| path::function(&address.to_string()))
+    }
+
     /// `NumaNode`.
     pub fn numa_node(&self) -> i32 {
         self.parent.numa_node.map_or(-1, |node| i32::try_from(node.0).unwrap_or(-1))
@@ -261,13 +273,21 @@ impl ClaimView {
 
 /// A grant as `PrepareDomain` answers it and `Grants` lists it.
 pub fn grant_dict(claim: &Claim, grant: &Grant) -> Dict {
-    let uuid = grant.uuid();
+    let key = grant.key();
+    let object = match key {
+        DeviceKey::Mdev(uuid) => path::mdev(uuid.0),
+        DeviceKey::Pci(address) => path::function(&address.to_string()),
+    };
+    let named = match key {
+        DeviceKey::Mdev(_) => "uuid",
+        DeviceKey::Pci(_) => "address",
+    };
     dict([
         ("request", grant.request.as_str().into()),
-        ("device", grant.device.to_string().into()),
-        ("object", ObjectPath::from(path::mdev(uuid.0)).into()),
+        ("device", key.to_string().into()),
+        ("object", ObjectPath::from(object).into()),
         ("claim", ObjectPath::from(path::claim(claim.id)).into()),
-        ("uuid", uuid.to_string().into()),
+        (named, key.to_string().into()),
         ("undo", grant.undo.as_str().into()),
         ("xml", grant_xml(grant).into()),
     ])
@@ -275,9 +295,18 @@ pub fn grant_dict(claim: &Claim, grant: &Grant) -> Dict {
 
 /// The `<hostdev>` element of a grant; empty where its options do not fit its device.
 pub fn grant_xml(grant: &Grant) -> String {
-    MdevHostdevXml::from_options(grant.uuid(), &grant.device_api, grant.xml.0.iter().map(AsPair::as_pair))
-        .map(|xml| xml.to_xml())
-        .unwrap_or_default()
+    let options = grant.xml.0.iter().map(AsPair::as_pair);
+    match &grant.device {
+        Granted::Mdev(mdev) => MdevHostdevXml::from_options(mdev.uuid, &mdev.device_api, options)
+            .map(|xml| xml.to_xml())
+            .unwrap_or_default(),
+        Granted::Pci(function) => {
+            // A claim says for sure what a request may leave open.
+            let managed = ("managed", if function.managed { "yes" } else { "no" });
+            let options = options.filter(|(key, _)| *key != "managed").chain([managed]);
+            PciHostdevXml::from_options(function.address, options).map(|xml| xml.to_xml()).unwrap_or_default()
+        }
+    }
 }
 
 impl View for ClaimView {
@@ -306,6 +335,12 @@ pub struct Snapshot {
     pub parents: BTreeMap<String, ParentView>,
     /// By UUID.
     pub mdevs: BTreeMap<Uuid, MdevView>,
+    /// By address.
+    pub functions: BTreeMap<PciAddress, FunctionView>,
+    /// Those of them that can have virtual functions.
+    pub physical: BTreeMap<PciAddress, PhysicalView>,
+    /// Those of them that are virtual functions.
+    pub virtuals: BTreeMap<PciAddress, VirtualView>,
     /// By id.
     pub claims: BTreeMap<Uuid, ClaimView>,
 }
@@ -317,13 +352,13 @@ impl Snapshot {
         claims: &BTreeMap<Uuid, Arc<Claim>>,
         problems: Vec<(String, u64, String)>,
     ) -> Self {
-        let mut claim_of: BTreeMap<MdevUuid, (&Claim, bool)> = BTreeMap::new();
+        let mut claim_of: BTreeMap<DeviceKey, (&Claim, bool)> = BTreeMap::new();
         for claim in claims.values() {
             for grant in &claim.grants {
-                let made = grant.undo == Undo::Remove;
+                let made = grant.undo != Undo::Keep;
                 // A domain that borrows a manual claim's device does not become its owner.
-                if made || !claim_of.contains_key(&grant.uuid()) {
-                    claim_of.insert(grant.uuid(), (claim, made));
+                if made || !claim_of.contains_key(&grant.key()) {
+                    claim_of.insert(grant.key(), (claim, made));
                 }
             }
         }
@@ -336,7 +371,7 @@ impl Snapshot {
             (parent.name.to_string(), ParentView { parent: parent.clone(), mdevs })
         });
         let mdevs = inventory.mdevs().map(|mdev| {
-            let claim = claim_of.get(&mdev.uuid);
+            let claim = claim_of.get(&DeviceKey::Mdev(mdev.uuid));
             let view = MdevView {
                 mdev: mdev.clone(),
                 claim: claim.map(|(claim, _)| (claim.id, claim.owner_uid)),
@@ -344,10 +379,48 @@ impl Snapshot {
             };
             (mdev.uuid.0, view)
         });
+        let mut members: BTreeMap<IommuGroupId, Vec<PciAddress>> = BTreeMap::new();
+        for function in inventory.functions() {
+            if let Some(group) = function.iommu_group {
+                members.entry(group).or_default().push(function.address);
+            }
+        }
+        let members: BTreeMap<IommuGroupId, Arc<[PciAddress]>> =
+            members.into_iter().map(|(group, members)| (group, members.into())).collect();
+        let (mut physical, mut virtuals) = (BTreeMap::new(), BTreeMap::new());
+        let mut functions = BTreeMap::new();
+        for function in inventory.functions() {
+            let address = function.address;
+            match &function.role {
+                Role::Pci => {}
+                Role::Pf(_) => {
+                    physical.insert(address, PhysicalView { function: function.clone() });
+                }
+                Role::Vf { pf, index } => {
+                    let settings = inventory.function(pf).and_then(|pf| mdevd_core::plan::settings_of(pf, *index));
+                    let view = VirtualView {
+                        function: function.clone(),
+                        pf: *pf,
+                        index: *index,
+                        settings: settings.unwrap_or_default(),
+                    };
+                    virtuals.insert(address, view);
+                }
+            }
+            let view = FunctionView {
+                function: function.clone(),
+                members: function.iommu_group.and_then(|group| members.get(&group)).cloned().unwrap_or_default(),
+                claim: claim_of.get(&DeviceKey::Pci(address)).map(|(claim, _)| claim.id),
+            };
+            functions.insert(address, view);
+        }
         Self {
             manager: ManagerView { problems },
             parents: parents.collect(),
             mdevs: mdevs.collect(),
+            functions,
+            physical,
+            virtuals,
             claims: claims.values().map(|claim| (claim.id, ClaimView { claim: claim.clone() })).collect(),
         }
     }

@@ -25,20 +25,24 @@ pub fn holders(roots: &Roots, devices: &[(DeviceKey, Option<IommuGroupId>)]) -> 
 
 type Found = BTreeMap<DeviceKey, BTreeSet<Holder>>;
 
+/// The devices behind each node. Functions of one IOMMU group share theirs, and are all held while it is open.
+type Nodes = BTreeMap<String, BTreeSet<DeviceKey>>;
+
 fn search(roots: &Roots, devices: &[(DeviceKey, Option<IommuGroupId>)]) -> Result<Found, String> {
     let mut found = Found::new();
-    let mut nodes: BTreeMap<String, DeviceKey> = BTreeMap::new();
+    let mut nodes = Nodes::new();
     for (key, group) in devices {
         found.entry(*key).or_default();
-        nodes.extend(
-            device_nodes(roots, key, *group).map_err(|error| error.to_string())?.into_iter().map(|node| (node, *key)),
-        );
+        for node in device_nodes(roots, key, *group).map_err(|error| error.to_string())? {
+            nodes.entry(node).or_default().insert(*key);
+        }
     }
+    let devices: BTreeMap<String, DeviceKey> = found.keys().map(|key| (key.to_string(), *key)).collect();
     let mut any = false;
     for name in read::folder(&roots.proc).map_err(|error| error.to_string())?.unwrap_or_default() {
         let Ok(pid) = name.parse::<u32>() else { continue };
         any = true;
-        match open_files(roots, pid, &nodes) {
+        match open_files(roots, pid, &nodes, &devices) {
             Ok(held) => {
                 for key in held {
                     found.entry(key).or_default().insert(Holder { pid, command: process::command(roots, pid) });
@@ -57,8 +61,11 @@ fn search(roots: &Roots, devices: &[(DeviceKey, Option<IommuGroupId>)]) -> Resul
 
 /// The names below `/dev/vfio` under which a device can be opened.
 fn device_nodes(roots: &Roots, key: &DeviceKey, group: Option<IommuGroupId>) -> Result<Vec<String>, EffectError> {
-    let DeviceKey::Mdev(uuid) = key;
-    let dir = roots.mdev_dir(uuid);
+    let dir = match key {
+        DeviceKey::Mdev(uuid) => roots.mdev_dir(uuid),
+        // A vendor's vGPU function is a VFIO device as well, with the vendor's driver in place of `vfio-pci`.
+        DeviceKey::Pci(address) => roots.pci_dir(address),
+    };
     let mut groups: BTreeSet<String> = group.map(|group| group.to_string()).into_iter().collect();
     groups.extend(read::link_name(&dir.join("iommu_group"))?);
     let mut nodes = Vec::new();
@@ -80,8 +87,13 @@ enum Unreadable {
     Why(String),
 }
 
-/// Which of the devices one process has open.
-fn open_files(roots: &Roots, pid: u32, nodes: &BTreeMap<String, DeviceKey>) -> Result<BTreeSet<DeviceKey>, Unreadable> {
+/// Which of the devices one process has open. `devices` are all that are asked for, by the names of their folders.
+fn open_files(
+    roots: &Roots,
+    pid: u32,
+    nodes: &Nodes,
+    devices: &BTreeMap<String, DeviceKey>,
+) -> Result<BTreeSet<DeviceKey>, Unreadable> {
     let dir = roots.process_dir(pid).join("fd");
     let fail = |error: EffectError| {
         if error.is_gone() {
@@ -115,12 +127,12 @@ fn open_files(roots: &Roots, pid: u32, nodes: &BTreeMap<String, DeviceKey>) -> R
             && is_device(&at)
         {
             groups = true;
-            held.extend(nodes.get(node));
+            held.extend(nodes.get(node).into_iter().flatten());
         }
     }
     for fd in anonymous {
         match device_of(&fd) {
-            Some(path) => held.extend(nodes.values().filter(|DeviceKey::Mdev(uuid)| path.ends_with(uuid.to_string()))),
+            Some(path) => held.extend(path.file_name().and_then(|name| devices.get(name.to_str()?))),
             // The kernel does not say; programs keep the group open as long as its device, and then the link of that says it.
             None if groups => {}
             None => {

@@ -2,8 +2,14 @@
 
 use std::path::PathBuf;
 
-use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName};
+use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName, PciAddress};
 use uuid::Uuid;
+
+/// Where distributions keep the names of PCI vendors and devices; the first that is there counts.
+pub const PCI_IDS: [&str; 2] = ["/usr/share/misc/pci.ids", "/usr/share/hwdata/pci.ids"];
+
+/// The folder with a folder for each kernel's modules.
+pub const MODULES: &str = "/lib/modules";
 
 /// The host that the daemon looks at. A test fills it with other folders; nothing else in this crate knows an absolute path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +31,11 @@ impl Default for Roots {
 }
 
 impl Roots {
+    /// Whether sysfs is that of the running kernel, so that its network is the one that sysfs speaks of.
+    pub fn is_this_host(&self) -> bool {
+        self.sys == std::path::Path::new("/sys")
+    }
+
     /// The folder with a link for each mdev parent.
     pub fn mdev_bus_class(&self) -> PathBuf {
         self.sys.join("class/mdev_bus")
@@ -53,6 +64,21 @@ impl Roots {
     /// The attribute that removes a mediated device when `1` is written to it.
     pub fn remove_file(&self, uuid: &MdevUuid) -> PathBuf {
         self.mdev_dir(uuid).join("remove")
+    }
+
+    /// The folder with a link for each PCI function.
+    pub fn pci_devices(&self) -> PathBuf {
+        self.sys.join("bus/pci/devices")
+    }
+
+    /// A PCI function's folder, by its link on the bus.
+    pub fn pci_dir(&self, address: &PciAddress) -> PathBuf {
+        self.pci_devices().join(address.to_string())
+    }
+
+    /// The release of the running kernel, as `uname -r` prints it.
+    pub fn kernel_release_file(&self) -> PathBuf {
+        self.proc.join("sys/kernel/osrelease")
     }
 
     /// The folder of a process.
@@ -88,6 +114,11 @@ impl Roots {
     /// State files that could not be read, moved out of the way.
     pub fn quarantine_dir(&self) -> PathBuf {
         self.state_dir().join("quarantine")
+    }
+
+    /// The PCI functions that are claimed also without a request, for the hook: an address or a card a line.
+    pub fn manage_file(&self) -> PathBuf {
+        self.state_dir().join("manage")
     }
 
     /// The lock that one daemon holds.

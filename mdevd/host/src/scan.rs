@@ -167,8 +167,8 @@ fn read_type(at: &Path, name: &str, problems: &mut Vec<String>) -> Result<MdevTy
     Ok(MdevType { id, name: human.trim().to_owned(), description, device_api, available })
 }
 
-/// A parent's NUMA node; virtual devices have no such attribute, and `-1` is the kernel's "none".
-fn numa_node(dir: &Path) -> Result<Option<NumaNode>, String> {
+/// A device's NUMA node; virtual devices have no such attribute, and `-1` is the kernel's "none".
+pub(crate) fn numa_node(dir: &Path) -> Result<Option<NumaNode>, String> {
     let at = dir.join("numa_node");
     match read::optional_attribute(&at).map_err(|error| error.to_string())?.as_deref() {
         None | Some("-1") => Ok(None),
@@ -180,7 +180,7 @@ fn numa_node(dir: &Path) -> Result<Option<NumaNode>, String> {
 }
 
 /// A link whose last name is what counts.
-fn named_link<T: FromStr<Err: std::fmt::Display>>(at: &Path) -> Result<Option<T>, String> {
+pub(crate) fn named_link<T: FromStr<Err: std::fmt::Display>>(at: &Path) -> Result<Option<T>, String> {
     match read::link_name(at).map_err(|error| error.to_string())? {
         None => Ok(None),
         Some(name) => name.parse().map(Some).map_err(|error| format!("{}: {error}", at.display())),
@@ -251,19 +251,19 @@ fn blank(uuid: MdevUuid, parent: &ParentName) -> Mdev {
 }
 
 /// Takes what could be read and notes what could not.
-fn noted<T, E: std::fmt::Display>(result: Result<T, E>, problems: &mut Vec<String>) -> Option<T> {
+pub(crate) fn noted<T, E: std::fmt::Display>(result: Result<T, E>, problems: &mut Vec<String>) -> Option<T> {
     result.map_err(|error| problems.push(error.to_string())).ok()
 }
 
 /// What is left of [`PATIENCE`]: one budget for all devices of one look, so that many stuck ones cost no more than one.
 #[derive(Default)]
-struct Patience {
+pub(crate) struct Patience {
     until: Option<Instant>,
 }
 
 impl Patience {
     /// Waits a little; false when there is nothing left.
-    fn wait(&mut self) -> bool {
+    pub(crate) fn wait(&mut self) -> bool {
         let until = *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
         let left = Instant::now() < until;
         if left {

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
 
-use mdevd_core::names::{MdevUuid, ParentName};
+use mdevd_core::names::{MdevUuid, ParentName, PciAddress};
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrAny, SocketFlags, SocketType, netlink, sockopt};
 
 use crate::error::EffectError;
+use crate::pci;
+use crate::roots::Roots;
 
 /// Room for events that come while we are busy: a driver that makes thousands of devices at once must not overrun us.
 const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
@@ -89,6 +91,36 @@ impl Uevent {
                 Some(Affected { parent: name.parse().ok()?, mdev: None })
             }
         }
+    }
+
+    /// Which PCI functions are worth a look now: the one that the event is about and, of a virtual one, its physical one as well, whose
+    /// links come and go with it. When a virtual function goes, sysfs no longer says whose it was: the last picture does.
+    pub fn functions(&self, roots: &Roots) -> Vec<PciAddress> {
+        let Some(address) = self.function() else { return Vec::new() };
+        // This only looks at a link, which never waits. One that cannot be read is for the look at the function itself to report.
+        let physical = pci::physical_function_of(roots, &address).ok().flatten();
+        std::iter::once(address).chain(physical).collect()
+    }
+
+    /// The PCI function that an event is about: itself, a network interface of its own or of its virtio device, or its VFIO device. The
+    /// end of that is all that new kernels say, and old ones say nothing, when a function is taken away while somebody has it open.
+    fn function(&self) -> Option<PciAddress> {
+        let wanted: &[&str] = match self.subsystem.as_str() {
+            "pci" => &["add", "remove", "bind", "unbind", "change"],
+            "net" => &["add", "remove", "move", "change"],
+            "vfio-dev" => &["add", "remove"],
+            _ => return None,
+        };
+        if !wanted.contains(&self.action.as_str()) {
+            return None;
+        }
+        let mut above = self.devpath.strip_prefix("/devices/")?.rsplit('/');
+        if self.subsystem != "pci" {
+            above.nth(1).filter(|class| *class == self.subsystem)?;
+        }
+        let nearest = above.next()?;
+        let virtio = self.subsystem == "net" && nearest.starts_with("virtio");
+        if virtio { above.next()?.parse().ok() } else { nearest.parse().ok() }
     }
 }
 
@@ -233,14 +265,63 @@ mod tests {
         assert_eq!(affected("add", "/bus/mdev/drivers/mtty", "SUBSYSTEM=drivers\0"), None);
     }
 
+    /// A host on which `0000:01:10.0` is a virtual function of `0000:01:00.0`.
+    fn host() -> (tempfile::TempDir, Roots) {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots { sys: dir.path().into(), ..Roots::default() };
+        let function = roots.pci_devices().join("0000:01:10.0");
+        std::fs::create_dir_all(&function).unwrap();
+        std::os::unix::fs::symlink("../0000:01:00.0", function.join("physfn")).unwrap();
+        (dir, roots)
+    }
+
+    #[test]
+    fn a_function_is_affected_by_its_own_events_and_so_is_its_physical_one() {
+        let (_dir, roots) = host();
+        let functions = |action: &str, devpath: &str, subsystem: &str| {
+            let event = event(action, devpath, &format!("SUBSYSTEM={subsystem}\0"));
+            event.functions(&roots).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        let (pf, vf) =
+            ("/devices/pci0000:00/0000:00:05.0/0000:01:00.0", "/devices/pci0000:00/0000:00:05.0/0000:01:10.0");
+        let (only_pf, both) = ("0000:01:00.0", "0000:01:10.0 0000:01:00.0");
+        for action in ["add", "remove", "bind", "unbind", "change"] {
+            assert_eq!(functions(action, vf, "pci"), both, "{action}");
+            assert_eq!(functions(action, pf, "pci"), only_pf, "{action}");
+        }
+        for action in ["add", "remove", "move", "change"] {
+            assert_eq!(functions(action, &format!("{vf}/net/enp1s0v0"), "net"), both, "{action}");
+            assert_eq!(functions(action, &format!("{pf}/virtio0/net/eth0"), "net"), only_pf, "{action}");
+        }
+        for action in ["add", "remove"] {
+            assert_eq!(functions(action, &format!("{vf}/vfio-dev/vfio0"), "vfio-dev"), both, "{action}");
+        }
+        for (action, path, subsystem) in [
+            ("online", "", "pci"),
+            ("bind", "/net/eth0", "net"),
+            ("change", "/vfio-dev/vfio0", "vfio-dev"),
+            ("add", "/net/eth0/queues/rx-0", "queues"),
+            ("add", "/usb1/1-1/1-1:1.0/net/eth0", "net"),
+            ("add", "/11111111-2222-3333-4444-555555555555/vfio-dev/vfio0", "vfio-dev"),
+            ("add", "/11111111-2222-3333-4444-555555555555", "mdev"),
+            ("add", "/eth0", "net"),
+        ] {
+            assert_eq!(functions(action, &format!("{pf}{path}"), subsystem), "", "{action} {path}");
+        }
+        assert_eq!(functions("add", "/devices/virtual/net/br0", "net"), "");
+        assert_eq!(functions("add", "/devices/pci10000:00/10000:e1:00.0", "pci"), "10000:e1:00.0");
+        assert_eq!(functions("add", "/bus/pci/drivers/igbvf", "drivers"), "");
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes: Vec<u8>, action in "[a-z]{0,9}", path in "\\PC{0,30}", properties in "([A-Z_]{0,9}=?\\PC{0,9}\0){0,5}") {
+        fn no_bytes_panic(bytes: Vec<u8>, action in "[a-z]{0,9}|add", path in "\\PC{0,30}|[0-9a-f:./]{0,30}(/net/[a-z]{1,3})?", properties in "([A-Z_]{0,9}=?\\PC{0,9}\0){0,5}") {
             let _ = Uevent::parse(&bytes).and_then(|event| event.affects());
-            for subsystem in ["", "SUBSYSTEM=mdev\0", "MDEV_STATE=registered\0"] {
+            for subsystem in ["", "SUBSYSTEM=mdev\0", "MDEV_STATE=registered\0", "SUBSYSTEM=pci\0", "SUBSYSTEM=net\0"] {
                 let message = format!("{action}@/devices/{path}\0{subsystem}{properties}");
                 let event = Uevent::parse(message.as_bytes());
                 prop_assert_eq!(event.is_some(), !action.is_empty());
+                let _ = event.as_ref().and_then(Uevent::function);
                 let _ = event.and_then(|event| event.affects());
             }
         }

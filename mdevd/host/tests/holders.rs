@@ -49,14 +49,25 @@ impl Host {
         dir
     }
 
-    fn of(&self, uuid: &str, group: Option<u32>) -> Holders {
-        let key = key(uuid);
+    /// A PCI function that sysfs has, in this group.
+    fn function(&self, address: &str, group: &str) -> PathBuf {
+        let dir = self.roots.pci_dir(&address.parse().unwrap());
+        fs::create_dir_all(&dir).unwrap();
+        symlink(format!("../../../../kernel/iommu_groups/{group}"), dir.join("iommu_group")).unwrap();
+        dir
+    }
+
+    fn of(&self, device: &str, group: Option<u32>) -> Holders {
+        let key = key(device);
         holders(&self.roots, &[(key, group.map(IommuGroupId))]).remove(&key).unwrap()
     }
 }
 
-fn key(uuid: &str) -> DeviceKey {
-    DeviceKey::Mdev(uuid.parse::<MdevUuid>().unwrap())
+fn key(device: &str) -> DeviceKey {
+    match device.parse::<MdevUuid>() {
+        Ok(uuid) => DeviceKey::Mdev(uuid),
+        Err(_) => DeviceKey::Pci(device.parse().unwrap()),
+    }
 }
 
 fn known(list: &[(u32, &str)]) -> Holders {
@@ -103,6 +114,35 @@ fn the_group_that_sysfs_says_counts_too_and_so_does_the_devices_own_node() {
     // In a container, /dev may be found elsewhere.
     host.process(80, "container", &["/var/lib/c/rootfs/dev/vfio/noiommu-6000009"]);
     assert_eq!(host.of(A, None), known(&[(77, "by-group"), (78, "by-node"), (80, "container")]));
+}
+
+#[test]
+fn functions_of_one_group_are_held_together() {
+    let host = Host::new();
+    let (gpu, sound, other) = ("0000:41:00.0", "0000:41:00.1", "0000:42:00.0");
+    let dir = host.function(gpu, "6000021");
+    host.function(sound, "6000021");
+    host.function(other, "6000022");
+    host.process(77, "qemu-a", &["/dev/vfio/6000021", "anon_inode:[vfio-device]"]);
+    let found = holders(&host.roots, &[(key(gpu), None), (key(sound), None), (key(other), None), (key(A), None)]);
+    assert_eq!((&found[&key(gpu)], &found[&key(sound)]), (&known(&[(77, "qemu-a")]), &known(&[(77, "qemu-a")])));
+    assert!(found[&key(other)].none() && found[&key(A)].none());
+    // A node of its own is nobody else's.
+    fs::create_dir_all(dir.join("vfio-dev/vfio6000003")).unwrap();
+    host.process(78, "qemu-b", &["/dev/vfio/devices/vfio6000003"]);
+    assert_eq!(host.of(gpu, None), known(&[(77, "qemu-a"), (78, "qemu-b")]));
+    assert_eq!(host.of(sound, None), known(&[(77, "qemu-a")]));
+}
+
+#[test]
+fn a_function_without_a_group_is_found_by_what_the_kernel_says_of_the_open_file() {
+    let host = Host::new();
+    host.process(77, "odd", &["/dev/vfio/vfio", "anon_inode:[vfio-device]"]);
+    assert!(matches!(host.of("0000:41:00.4", None), Holders::Unknown(_)));
+    let info = host.roots.proc.join("77/fdinfo/1");
+    fs::write(&info, "pos:\t0\nvfio-device-syspath: /sys/devices/pci0000:40/0000:40:01.1/0000:41:00.4\n").unwrap();
+    assert_eq!(host.of("0000:41:00.4", None), known(&[(77, "odd")]));
+    assert!(host.of("0000:40:01.1", None).none());
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mdevd_core::function::VfSettings;
 use mdevd_host::busy::BusyLocks;
 use mdevd_host::files::ensure_state_dirs;
 use mdevd_host::roots::Roots;
-use mdevd_host::write::{InFlight, WriteOutcome, write};
+use mdevd_host::write::{InFlight, WriteOutcome, read_attribute, set_vf, write};
 use rustix::fs::{CWD, Mode};
 
 /// The writer's executable.
@@ -207,7 +208,17 @@ async fn a_writer_that_cannot_start_has_written_nothing() {
 fn a_writer_called_wrongly_says_so_and_a_right_one_says_nothing() {
     let host = Host::new();
     let run = |args: &[&str]| Command::new(EXE).args(args).stdin(Stdio::null()).output().unwrap();
-    for wrong in [&["write"][..], &["write", "/dev/null"], &["write", "/dev/null", "1", "2"]] {
+    for wrong in [
+        &["write"][..],
+        &["write", "/dev/null"],
+        &["write", "/dev/null", "1", "2"],
+        &["read"],
+        &["read", "/dev/null", "1"],
+        &["vf", "lo", "0"],
+        &["vf", "lo", "-1", "{}"],
+        &["vf", "lo", "0", "trust"],
+        &["vf", "lo", "0", "{}", "{}"],
+    ] {
         assert_eq!(run(wrong).status.code(), Some(255));
     }
     let path = host.path("x");
@@ -215,4 +226,69 @@ fn a_writer_called_wrongly_says_so_and_a_right_one_says_nothing() {
     let right = run(&["write", path.to_str().unwrap(), "1"]);
     assert_eq!((right.status.code(), right.stdout, right.stderr), (Some(0), vec![], vec![]));
     assert_eq!(run(&["write", "/dev/full", "1"]).status.code(), Some(28));
+    let read = run(&["read", path.to_str().unwrap()]);
+    assert_eq!((read.status.code(), read.stdout, read.stderr), (Some(0), b"1".to_vec(), vec![]));
+    assert_eq!(run(&["vf", "lo", "0", "{}"]).status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_setting_of_a_virtual_function_that_is_refused_is_named() {
+    let host = Host::new();
+    let until = || Instant::now() + Duration::from_secs(60);
+    let set = VfSettings { vlan: Some(42), qos: Some(3), trust: Some(true), ..VfSettings::default() };
+    let exe = Path::new(EXE);
+    // The loopback has no virtual functions, so that the kernel refuses the first setting; for another user than root, any.
+    let errno = if rustix::process::geteuid().is_root() {
+        "EOPNOTSUPP (Operation not supported)"
+    } else {
+        "EPERM (Operation not permitted)"
+    };
+    let refused = error(set_vf(exe, &host.locks, "k", "lo", 3, &set, until()).await);
+    assert_eq!(refused, format!("cannot give 'vlan 42, qos 3' to virtual function 3 of lo: {errno}"));
+    let gone = error(set_vf(exe, &host.locks, "k", "mdevd-none", 0, &set, until()).await);
+    assert!(gone.starts_with("cannot give 'vlan 42, qos 3' to virtual function 0 of mdevd-none: E"), "{gone}");
+    let nothing = VfSettings::default();
+    assert!(matches!(set_vf(exe, &host.locks, "k", "lo", 0, &nothing, until()).await, WriteOutcome::Done));
+    assert!(host.locks.in_flight().unwrap().is_empty());
+    let _lock = host.locks.try_take("k").unwrap().unwrap();
+    assert!(matches!(set_vf(exe, &host.locks, "k", "lo", 0, &nothing, until()).await, WriteOutcome::LockTaken));
+}
+
+#[tokio::test]
+async fn an_attribute_is_read_by_another_process() {
+    let host = Host::new();
+    let read = async |path: &Path| read_attribute(Path::new(EXE), path, Instant::now() + Duration::from_secs(60)).await;
+    let path = host.path("sriov_numvfs");
+    let longest = "x".repeat(4096);
+    for (content, value) in [("2\n", "2"), ("", ""), ("a\nb\n", "a\nb"), (&longest, &longest)] {
+        std::fs::write(&path, content).unwrap();
+        assert_eq!(read(&path).await.unwrap().as_deref(), Some(value));
+    }
+    assert_eq!(read(&host.path("missing")).await, Ok(None));
+    let failed = async |path: &Path| read(path).await.unwrap_err().to_string();
+    let wanted = format!("cannot read {}: EISDIR (Is a directory)", host.dir.path().display());
+    assert_eq!(failed(host.dir.path()).await, wanted);
+    std::fs::write(&path, b"\xff").unwrap();
+    assert!(failed(&path).await.contains("EILSEQ"));
+    std::fs::write(&path, format!("{longest}x")).unwrap();
+    assert!(failed(&path).await.contains("EFBIG"));
+    let nobody = read_attribute(Path::new("/nowhere/mdevd"), &path, Instant::now()).await.unwrap_err().to_string();
+    assert_eq!(nobody, "cannot start the writer /nowhere/mdevd: ENOENT (No such file or directory)");
+}
+
+#[tokio::test]
+async fn a_read_that_hangs_is_given_up() {
+    let host = Host::new();
+    let fifo = host.fifo();
+    let late = read_attribute(Path::new(EXE), &fifo, Instant::now() + Duration::from_millis(20)).await;
+    let wanted = format!("cannot read {}: ETIMEDOUT (Connection timed out)", fifo.display());
+    assert_eq!(late.unwrap_err().to_string(), wanted);
+    // Nobody is left who waits for it.
+    let reads = |entry: &std::fs::DirEntry| {
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        command.windows(fifo.as_os_str().len()).any(|part| part == fifo.as_os_str().as_encoded_bytes())
+    };
+    while std::fs::read_dir("/proc").unwrap().flatten().any(|entry| reads(&entry)) {
+        tokio::task::yield_now().await;
+    }
 }

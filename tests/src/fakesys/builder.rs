@@ -2,12 +2,20 @@
 
 use std::io;
 
+use super::binding::DriverSpec;
+use super::functions::FunctionSpec;
 use super::host::FakeHost;
 
-/// A fake host that nobody has mounted yet. Words about a parent or a type mean the one named last.
+/// A fake host that nobody has mounted yet. Words about a parent, a type, a PCI function or a vGPU type mean the one named last.
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
     pub(super) parents: Vec<ParentSpec>,
+    pub(super) functions: Vec<FunctionSpec>,
+    pub(super) drivers: Vec<DriverSpec>,
+    /// What was named last is a function and no parent.
+    pub(super) on_function: bool,
+    pub(super) without_vfio_pci: bool,
+    pub(super) without_iommu: bool,
     pub(super) first_group: Option<u32>,
     pub(super) real_processes: bool,
     pub(super) mountpoint: Option<std::path::PathBuf>,
@@ -59,6 +67,7 @@ impl Builder {
     /// (`devices/virtual/NAME/NAME`) as the kernel's sample drivers have them.
     #[must_use]
     pub fn parent(mut self, name: &str) -> Self {
+        self.on_function = false;
         self.parents.push(ParentSpec {
             name: name.to_owned(),
             vendor: 0x10de,
@@ -69,7 +78,7 @@ impl Builder {
     }
 
     fn on_parent(mut self, change: impl FnOnce(&mut ParentSpec)) -> Self {
-        let parent = self.parents.last_mut();
+        let parent = self.parents.last_mut().filter(|_| !self.on_function);
         assert!(parent.is_some(), "name a parent first");
         if let Some(parent) = parent {
             change(parent);
@@ -93,16 +102,22 @@ impl Builder {
         self.on_parent(|parent| parent.path = Some(path.trim_matches('/').to_owned()))
     }
 
-    /// The NUMA node that the parent is near to; PCI parents say `-1` without it.
+    /// The NUMA node that the parent or function is near to; PCI functions say `-1` without it.
     #[must_use]
     pub fn numa(self, node: i32) -> Self {
-        self.on_parent(|parent| parent.numa = Some(node))
+        match self.on_function {
+            true => self.with_function(|function| function.numa = Some(node)),
+            false => self.on_parent(|parent| parent.numa = Some(node)),
+        }
     }
 
-    /// The parent's driver. Virtual parents have none.
+    /// The driver of the parent or function, for whose ids the host then has it. Virtual parents have none.
     #[must_use]
     pub fn driver(self, name: &str) -> Self {
-        self.on_parent(|parent| parent.driver = Some(name.to_owned()))
+        match self.on_function {
+            true => self.with_function(|function| function.driver = Some(name.to_owned())),
+            false => self.on_parent(|parent| parent.driver = Some(name.to_owned())),
+        }
     }
 
     /// The driver of the parent's mediated devices; otherwise `nvidia-vgpu-vfio` under `nvidia`, `vfio_mdev` under another PCI parent, and
@@ -112,10 +127,13 @@ impl Builder {
         self.on_parent(|parent| parent.mdev_driver = Some(name.to_owned()))
     }
 
-    /// PCI vendor and device id.
+    /// PCI vendor and device id of the parent or function.
     #[must_use]
-    pub fn pci_id(self, vendor: u16, device: u16) -> Self {
-        self.on_parent(|parent| (parent.vendor, parent.device) = (vendor, device))
+    pub fn ids(self, vendor: u16, device: u16) -> Self {
+        match self.on_function {
+            true => self.with_function(|function| (function.vendor, function.device) = (vendor, device)),
+            false => self.on_parent(|parent| (parent.vendor, parent.device) = (vendor, device)),
+        }
     }
 
     /// The parent's types draw on one stock of `units`: a type of which 12 fit costs `units / 12`.

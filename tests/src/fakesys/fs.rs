@@ -319,7 +319,9 @@ impl Filesystem for Fs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let work = move |shared: &Shared| shared.read(ino.0);
+        // Readers go on until they get nothing; only their first read is the one that is meant, and the one that waits.
+        let first = offset == 0;
+        let work = move |shared: &Shared| shared.read(ino.0, first);
         let answer = move |result: Result<Vec<u8>, Errno>| match result {
             Ok(data) => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX).min(data.len());
@@ -328,11 +330,11 @@ impl Filesystem for Fs {
             }
             Err(errno) => reply.error(err(errno)),
         };
-        // Readers go on until they get nothing; only their first read is the one that is meant.
-        if offset > 0 || self.plain(Op::Read) {
+        let may_wait = first && lock(&self.0.world).tree.get(ino.0).is_some_and(|node| node.body.read_waits());
+        if !first || (!may_wait && self.plain(Op::Read)) {
             return answer(work(&self.0));
         }
-        self.perform(self.event(Op::Read, ino.0, None, req), false, work, answer);
+        self.perform(self.event(Op::Read, ino.0, None, req), may_wait, work, answer);
     }
 
     fn write(
@@ -356,6 +358,7 @@ impl Filesystem for Fs {
                 Some(Body::Attr(super::tree::Attr::Remove(uuid))) => {
                     (false, world.of_held == OfHeld::Waits && world.held(*uuid))
                 }
+                Some(Body::Attr(attr)) => (false, attr.waits()),
                 _ => (false, false),
             }
         };

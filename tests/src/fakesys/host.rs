@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use fuser::{BackgroundSession, Config, FileType, MountOption, Notifier, SessionACL};
 use rustix::io::Errno;
@@ -35,13 +35,27 @@ pub(super) struct Shared {
     pub(super) over: AtomicBool,
     pub(super) dirs: Mutex<HashMap<u64, Vec<Entry>>>,
     pub(super) next_dir: AtomicU64,
+    /// The way to tell the kernel what it must forget.
+    notifier: OnceLock<Notifier>,
+}
+
+impl Shared {
+    /// The world has changed: whoever waits looks again, and the kernel forgets the names that are gone although they were to last. Not to
+    /// be called with the world held.
+    pub(super) fn tell(&self) {
+        let gone = std::mem::take(&mut lock(&self.world).gone);
+        self.changed.notify_all();
+        for (dir, name) in gone {
+            // The kernel may not know the name, and then has nothing to forget.
+            let _ = self.notifier.get().map(|it| it.inval_entry(fuser::INodeNo(dir), std::ffi::OsStr::new(&name)));
+        }
+    }
 }
 
 /// A fake host that is mounted; unmounted when dropped, after everything that hung was let go.
 #[derive(Debug)]
 pub struct FakeHost {
-    shared: Arc<Shared>,
-    notifier: Notifier,
+    pub(super) shared: Arc<Shared>,
     session: Option<BackgroundSession>,
     path: PathBuf,
     own_folder: Option<tempfile::TempDir>,
@@ -85,6 +99,7 @@ impl FakeHost {
             over: AtomicBool::new(false),
             dirs: Mutex::default(),
             next_dir: AtomicU64::new(1),
+            notifier: OnceLock::new(),
         });
         let mut config = Config::default();
         config.mount_options = vec![
@@ -97,8 +112,8 @@ impl FakeHost {
         config.acl = if uid.is_root() { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(2);
         let session = fuser::spawn_mount(Fs(shared.clone()), &path, &config).map_err(|error| no_fuse(&error))?;
-        let notifier = session.notifier();
-        Ok(Self { shared, notifier, session: Some(session), path, own_folder })
+        shared.notifier.get_or_init(|| session.notifier());
+        Ok(Self { shared, session: Some(session), path, own_folder })
     }
 
     /// The mount point; below it are `sys`, `proc`, `etc` and `run`.
@@ -142,30 +157,30 @@ impl FakeHost {
         lock(&self.shared.world).uevents.lose(lost);
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
-        let mut world = lock(&self.shared.world);
-        let result = change(&mut world);
-        let gone = std::mem::take(&mut world.gone);
-        drop(world);
-        self.shared.changed.notify_all();
-        for (dir, name) in gone {
-            // The kernel may not know the name, and then has nothing to forget.
-            let _ = self.notifier.inval_entry(fuser::INodeNo(dir), std::ffi::OsStr::new(&name));
-        }
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
+        let result = change(&mut lock(&self.shared.world));
+        self.shared.tell();
         result
     }
 
     // ---- parents, types and devices ----
 
-    /// Puts another parent into the running host: a builder's parents, with the uevents for them.
-    pub fn plug(&self, parents: Builder) {
-        self.change(|world| parents.parents.into_iter().for_each(|spec| world.add_parent(spec)));
+    /// Puts more into the running host: a builder's parents and functions, with the uevents for them.
+    pub fn plug(&self, more: Builder) {
+        self.change(|world| world.plug(&more));
     }
 
-    /// Pulls a parent out, its devices with it.
-    pub fn unplug(&self, parent: &str) {
-        let index = self.parent(parent);
-        self.change(|world| world.unplug(index));
+    /// Pulls a parent or a PCI function out, its devices and virtual functions with it, whoever has them open.
+    pub fn unplug(&self, name: &str) {
+        let (parent, function) = {
+            let world = lock(&self.shared.world);
+            (world.parent_named(name), world.functions.contains_key(name))
+        };
+        assert!(parent.is_some() || function, "this host has no parent and no PCI function {name}");
+        self.change(|world| match parent {
+            Some(parent) => world.unplug(parent),
+            None => world.unplug_function(name),
+        });
     }
 
     /// The types of a parent that was built with [`Builder::types_late`] appear, with the uevent that says so.

@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustix::io::Errno;
 use uuid::Uuid;
 
+use super::binding::Driver;
 use super::builder::{Builder, ParentSpec, Sharing, TypeSpec};
+use super::functions::Function;
 use super::log::LogEntry;
 use super::pci;
-use super::process::Process;
+use super::process::{MOUNTS, Process};
 use super::tree::{Attr, Ino, Tree, TypeRef};
 use super::uevent::Uevents;
 
@@ -19,6 +21,17 @@ pub(super) struct World {
     pub(super) tree: Tree,
     pub(super) parents: Vec<Parent>,
     pub(super) mdevs: BTreeMap<Uuid, Mdev>,
+    /// The PCI functions by address, parents that are such among them.
+    pub(super) functions: BTreeMap<String, Function>,
+    /// The folder of the bridge to each bus, by domain and number.
+    pub(super) buses: BTreeMap<(String, u8), String>,
+    pub(super) drivers: Vec<Driver>,
+    /// Drivers that are not loaded yet.
+    pub(super) late_drivers: Vec<String>,
+    pub(super) without_iommu: bool,
+    pub(super) netdevs_late: bool,
+    /// The number of the last network interface.
+    pub(super) last_ifindex: u32,
     pub(super) processes: BTreeMap<u32, Process>,
     pub(super) uevents: Uevents,
     pub(super) log: Vec<LogEntry>,
@@ -48,6 +61,8 @@ pub(super) struct Parent {
     pub(super) spec: ParentSpec,
     /// Its folder below the mount: `sys/devices/…`.
     pub(super) path: String,
+    /// False once it was pulled out.
+    pub(super) plugged: bool,
     pub(super) registered: bool,
     pub(super) types: Vec<Type>,
 }
@@ -80,7 +95,9 @@ impl World {
     pub(super) fn new(builder: &Builder, uid: u32, gid: u32) -> Self {
         let mut tree = Tree::new(uid, gid);
         for dir in [
+            "sys/class/iommu",
             "sys/class/mdev_bus",
+            "sys/class/net",
             "sys/class/vfio",
             "sys/class/vfio-dev",
             "sys/bus/mdev/devices",
@@ -107,12 +124,26 @@ impl World {
         tree.attr("sys/bus/mdev/drivers_probe", 0o200, true, Attr::Store(String::new(), false));
         tree.attr("sys/bus/mdev/uevent", 0o200, true, Attr::Store(String::new(), false));
         tree.attr("sys/bus/pci/drivers_autoprobe", 0o644, true, Attr::Store("1\n".to_owned(), true));
-        tree.attr("sys/bus/pci/drivers_probe", 0o200, true, Attr::Store(String::new(), false));
+        tree.attr("sys/bus/pci/drivers_probe", 0o200, true, Attr::Probe);
+        if !builder.without_iommu {
+            tree.dir("sys/devices/virtual/iommu/dmar0", true);
+            tree.link("sys/class/iommu/dmar0", "../../devices/virtual/iommu/dmar0", true);
+        }
+        // There as long as no test names a process 1 of its own.
+        tree.attr("proc/1/mountinfo", 0o444, false, Attr::Text(MOUNTS.to_owned()));
         tree.attr("proc/stat", 0o444, true, Attr::Text("btime 1700000000\n".to_owned()));
         let mut world = Self {
             tree,
             parents: Vec::new(),
             mdevs: BTreeMap::new(),
+            functions: BTreeMap::new(),
+            buses: BTreeMap::new(),
+            drivers: Vec::new(),
+            late_drivers: Vec::new(),
+            without_iommu: builder.without_iommu,
+            netdevs_late: false,
+            // The loopback interface is the first.
+            last_ifindex: 1,
             processes: BTreeMap::new(),
             uevents: Uevents::new(),
             log: Vec::new(),
@@ -123,22 +154,36 @@ impl World {
             vfio: BTreeSet::new(),
             gone: Vec::new(),
         };
-        for spec in &builder.parents {
-            world.add_parent(spec.clone());
-        }
+        world.add_drivers(builder);
+        world.plug(builder);
         world
     }
 
-    /// Removes a name that was to last.
+    /// Puts what a builder names: bridges, then parents, then all other functions.
+    pub(super) fn plug(&mut self, builder: &Builder) {
+        let (bridges, others): (Vec<_>, Vec<_>) =
+            builder.functions.iter().cloned().partition(|spec| spec.bridge.is_some());
+        bridges.into_iter().for_each(|spec| self.plug_function(spec));
+        builder.parents.iter().cloned().for_each(|spec| self.add_parent(spec));
+        others.into_iter().for_each(|spec| self.plug_function(spec));
+    }
+
+    /// Removes a name, also one that was to last.
     pub(super) fn drop_path(&mut self, path: &str) {
-        if let Some((dir, _)) = self.tree.remove_path(path) {
+        let lasting = self.tree.find(path).and_then(|ino| self.tree.get(ino)).is_some_and(|node| node.lasting);
+        if let Some((dir, _)) = self.tree.remove_path(path).filter(|_| lasting) {
             let (_, name) = path.rsplit_once('/').unwrap_or(("", path));
             self.gone.push((dir, name.to_owned()));
         }
     }
 
     pub(super) fn parent_named(&self, name: &str) -> Option<usize> {
-        self.parents.iter().position(|parent| parent.spec.name == name)
+        self.parents.iter().rposition(|parent| parent.spec.name == name)
+    }
+
+    /// The parent that a PCI function is.
+    pub(super) fn parent_at(&self, address: &str) -> Option<usize> {
+        self.parents.iter().rposition(|parent| parent.spec.name == address && parent.plugged)
     }
 
     pub(super) fn type_named(&self, parent: &str, id: &str) -> Option<TypeRef> {
@@ -149,6 +194,18 @@ impl World {
 
     pub(super) fn take_group(&mut self, first: u32) -> u32 {
         take(&mut self.groups, first)
+    }
+
+    pub(super) fn free_group(&mut self, group: u32) {
+        self.groups.remove(&group);
+    }
+
+    pub(super) fn take_vfio(&mut self) -> u32 {
+        take(&mut self.vfio, 0)
+    }
+
+    pub(super) fn free_vfio(&mut self, number: u32) {
+        self.vfio.remove(&number);
     }
 
     /// How many more of a type there really can be.
@@ -201,14 +258,7 @@ impl World {
         let vfio = take(&mut self.vfio, 0);
         self.mdevs.insert(uuid, Mdev { at, group, vfio, removing: false });
         self.add_nodes(uuid, at, &spec, group, vfio);
-        let number = group.to_string();
-        self.uevents.send(
-            "add",
-            &format!("devices/virtual/vfio/{group}"),
-            "vfio",
-            &[],
-            &[("MAJOR", "244"), ("MINOR", &number), ("DEVNAME", &format!("vfio/{group}"))],
-        );
+        self.vfio_uevent("add", group);
         self.uevents.send("add", &format!("{dev}/vfio-dev/vfio{vfio}"), "vfio-dev", &[], &[]);
         self.uevents.send("bind", &dev, "mdev", &[], &[("DRIVER", mdev_driver(&spec))]);
         Ok(())
@@ -261,7 +311,7 @@ impl World {
                 if mode & 0o200 == 0 { Attr::Text(text) } else { Attr::Store(text, true) },
             );
         }
-        pci::group_files(tree, group, "unknown", false);
+        pci::group_files(tree, group, "unknown", "", false);
     }
 
     /// The first half of a removal: the device leaves its bus, its type and its driver, and keeps its folder with `iommu_group`, its group
@@ -317,14 +367,8 @@ impl World {
         }
         self.groups.remove(&group);
         self.vfio.remove(&vfio);
-        let (dev, number) = (home.trim_start_matches("sys/"), group.to_string());
-        self.uevents.send(
-            "remove",
-            cdev.trim_start_matches("sys/"),
-            "vfio",
-            &[],
-            &[("MAJOR", "244"), ("MINOR", &number), ("DEVNAME", &format!("vfio/{group}"))],
-        );
+        let dev = home.trim_start_matches("sys/");
+        self.vfio_uevent("remove", group);
         self.uevents.send("unbind", dev, "mdev", &[], &[]);
         self.uevents.send("remove", dev, "mdev", &[], &[]);
     }
@@ -381,8 +425,12 @@ fn parse_uuid(text: &[u8]) -> Option<Uuid> {
     Uuid::try_parse(text).ok()
 }
 
-/// As the kernel's `kstrtoul(buf, 0, …)`: a decimal, `0x` or octal number, one newline allowed.
 fn is_true(text: &[u8]) -> Result<bool, Errno> {
+    number(text).map(|number| number != 0)
+}
+
+/// As the kernel's `kstrtoul(buf, 0, …)`: a decimal, `0x` or octal number, one newline allowed.
+pub(super) fn number(text: &[u8]) -> Result<u64, Errno> {
     let text = std::str::from_utf8(text).map_err(|_| Errno::INVAL)?;
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_prefix('+').unwrap_or(text);
@@ -394,5 +442,5 @@ fn is_true(text: &[u8]) -> Result<bool, Errno> {
     if digits.starts_with('+') {
         return Err(Errno::INVAL);
     }
-    u64::from_str_radix(digits, radix).map(|number| number != 0).map_err(|_| Errno::INVAL)
+    u64::from_str_radix(digits, radix).map_err(|_| Errno::INVAL)
 }

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, FileType, INodeNo};
 use rustix::io::Errno;
 
+use super::functions::FunctionAttr;
 use super::host::Shared;
 use super::kernel::{Removal, World};
 use super::log::{LogEntry, worth_it};
@@ -111,7 +110,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn read(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
+    /// What a file reads as; `patient` when the read may wait for a write that is under way.
+    pub(super) fn read(&self, ino: Ino, patient: bool) -> Result<Vec<u8>, Errno> {
         let real = {
             let world = lock(&self.world);
             match &world.tree.get(ino).ok_or(Errno::NODEV)?.body {
@@ -120,6 +120,15 @@ impl Shared {
                     return Ok(text.clone().into_bytes());
                 }
                 Body::Attr(Attr::Available(at)) => return Ok(world.available_text(*at).into_bytes()),
+                Body::Attr(Attr::Function(which, address)) => {
+                    let (which, address) = (*which, address.clone());
+                    let busy = |world: &World| world.function(&address).is_ok_and(|function| function.locked);
+                    let world = match (which, patient) {
+                        (FunctionAttr::NumVfs, true) => self.wait_while(world, busy)?,
+                        _ => world,
+                    };
+                    return world.function_text(which, &address).map(String::into_bytes);
+                }
                 Body::Attr(Attr::RealProc(pid, name)) => (*pid, *name),
                 Body::Attr(_) => return Err(Errno::IO),
                 Body::Dir(_) => return Err(Errno::ISDIR),
@@ -131,6 +140,12 @@ impl Shared {
     }
 
     pub(super) fn write_attr(&self, ino: Ino, data: &[u8]) -> Result<(), Errno> {
+        let result = self.carry_out(ino, data);
+        self.tell();
+        result
+    }
+
+    fn carry_out(&self, ino: Ino, data: &[u8]) -> Result<(), Errno> {
         let mut world = lock(&self.world);
         let Body::Attr(attr) = &mut world.tree.get_mut(ino).ok_or(Errno::NODEV)?.body else { return Err(Errno::IO) };
         match attr {
@@ -147,20 +162,23 @@ impl Shared {
             Attr::Remove(uuid) => {
                 let uuid = *uuid;
                 if world.remove(uuid, data)? == Removal::Waits {
-                    self.changed.notify_all();
-                    while world.held(uuid) {
-                        if self.over.load(Ordering::Acquire) {
-                            return Err(Errno::IO);
-                        }
-                        let waited = self.changed.wait_timeout(world, Duration::from_millis(100));
-                        world = waited.unwrap_or_else(PoisonError::into_inner).0;
-                    }
+                    world = self.wait_while(world, |world| world.held(uuid))?;
                     world.finish_removal(uuid);
                 }
             }
+            Attr::Function(which, address) => {
+                let (which, address) = (*which, address.clone());
+                match which {
+                    FunctionAttr::NumVfs => drop(self.set_num_vfs(world, &address, data, true)?),
+                    _ => world.write_function(which, &address, data)?,
+                }
+            }
+            Attr::Driver(which, driver) => {
+                let (which, driver) = (*which, driver.clone());
+                self.write_driver(world, which, &driver, data)?;
+            }
+            Attr::Probe => self.write_probe(world, data)?,
         }
-        drop(world);
-        self.changed.notify_all();
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::builder::ParentSpec;
+use super::functions::FunctionSpec;
 use super::kernel::{Parent, Type, World, mdev_driver};
 use super::pci;
 use super::tree::{Attr, Tree, TypeRef};
@@ -10,34 +11,20 @@ use super::tree::{Attr, Tree, TypeRef};
 impl World {
     /// Puts a parent, its types unless they are late, and the uevents for it.
     pub(super) fn add_parent(&mut self, spec: ParentSpec) {
-        let (path, port) = pci::place(&spec.name);
-        let path = spec.path.as_ref().map_or(path, |path| format!("sys/{path}"));
         let is_pci = pci::is_address(&spec.name) && spec.path.is_none();
+        let path = spec.path.as_ref().map_or_else(|| format!("devices/virtual/{0}/{0}", spec.name), Clone::clone);
+        let mut path = format!("sys/{path}");
         if is_pci {
-            let numa = spec.numa.unwrap_or(-1);
-            if let Some(port) = port {
-                let (above, _) = path.rsplit_once('/').unwrap_or((&path, ""));
-                if self.tree.find(&format!("{above}/vendor")).is_none() {
-                    let group = self.take_group(0);
-                    let function = pci::Function {
-                        address: &port,
-                        vendor: 0x8086,
-                        device: 0x347a,
-                        class: 0x06_0400,
-                        numa,
-                        driver: Some("pcieport"),
-                        group,
-                    };
-                    pci::add(&mut self.tree, above, &function);
-                }
-            }
-            let group = self.take_group(0);
-            let (vendor, device, driver) = (spec.vendor, spec.device, spec.driver.as_deref());
-            pci::add(
-                &mut self.tree,
-                &path,
-                &pci::Function { address: &spec.name, vendor, device, class: 0x03_0200, numa, driver, group },
-            );
+            self.plug_function(FunctionSpec {
+                address: spec.name.clone(),
+                vendor: spec.vendor,
+                device: spec.device,
+                class: 0x03_0200,
+                numa: spec.numa,
+                driver: spec.driver.clone(),
+                ..FunctionSpec::default()
+            });
+            path = self.functions.get(&spec.name).map(|function| function.path.clone()).unwrap_or(path);
         } else {
             let (above, _) = path.rsplit_once('/').unwrap_or((&path, ""));
             let class = above.rsplit('/').next().unwrap_or(&spec.name);
@@ -66,9 +53,11 @@ impl World {
         }
         let types = spec.types.iter().map(|spec| Type { spec: spec.clone(), says: None, makes: None }).collect();
         let late = spec.late;
-        self.parents.push(Parent { spec, path, registered: false, types });
+        self.parents.push(Parent { spec, path, plugged: true, registered: false, types });
         let parent = self.parents.len() - 1;
-        self.parent_uevent(parent, "add", &[]);
+        if !is_pci {
+            self.parent_uevent(parent, "add", &[]);
+        }
         if !late {
             self.register(parent);
         }
@@ -76,24 +65,17 @@ impl World {
 
     fn parent_uevent(&mut self, parent: usize, action: &str, keys: &[(&str, &str)]) {
         let Some(Parent { spec, path, .. }) = self.parents.get(parent) else { return };
-        let path = path.trim_start_matches("sys/");
-        if pci::is_address(&spec.name) {
-            let late: Vec<(&str, &str)> = spec
-                .driver
-                .iter()
-                .map(|driver| ("DRIVER", driver.as_str()))
-                .chain([("PCI_SLOT_NAME", spec.name.as_str())])
-                .collect();
-            self.uevents.send(action, path, "pci", keys, &late);
-        } else {
-            let class = path.rsplit('/').nth(1).unwrap_or(&spec.name);
-            self.uevents.send(action, path, class, keys, &[]);
+        let (name, path) = (spec.name.clone(), path.trim_start_matches("sys/"));
+        if self.functions.contains_key(&name) {
+            return self.function_uevent(action, &name, keys);
         }
+        let class = path.rsplit('/').nth(1).unwrap_or(&name);
+        self.uevents.send(action, path, class, keys, &[]);
     }
 
     /// The parent offers its types from now on.
     pub(super) fn register(&mut self, parent: usize) {
-        let Some(Parent { spec, path, registered, types }) = self.parents.get_mut(parent) else { return };
+        let Some(Parent { spec, path, registered, types, .. }) = self.parents.get_mut(parent) else { return };
         if std::mem::replace(registered, true) {
             return;
         }
@@ -136,19 +118,16 @@ impl World {
     /// The parent is pulled out of the host.
     pub(super) fn unplug(&mut self, parent: usize) {
         self.unregister(parent);
-        let Some(Parent { spec, path, .. }) = self.parents.get(parent) else { return };
-        let (name, path) = (spec.name.clone(), path.clone());
-        let class = path.rsplit('/').nth(1).unwrap_or_default().to_owned();
-        let mut paths = vec![format!("sys/bus/pci/devices/{name}"), format!("sys/class/{class}/{name}")];
-        paths.extend(
-            self.parents
-                .get(parent)
-                .and_then(|parent| parent.spec.driver.clone())
-                .map(|driver| format!("sys/bus/pci/drivers/{driver}/{name}")),
-        );
-        for path in paths {
-            self.drop_path(&path);
+        let Some(Parent { spec, path, plugged, .. }) = self.parents.get_mut(parent) else { return };
+        if !std::mem::replace(plugged, false) {
+            return;
         }
+        let (name, path) = (spec.name.clone(), path.clone());
+        if self.functions.contains_key(&name) {
+            return self.unplug_function(&name);
+        }
+        let class = path.rsplit('/').nth(1).unwrap_or_default();
+        self.drop_path(&format!("sys/class/{class}/{name}"));
         self.parent_uevent(parent, "remove", &[]);
         self.drop_path(&path);
     }

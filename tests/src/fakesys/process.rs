@@ -8,6 +8,9 @@ use super::rules::lock;
 use super::tree::Attr;
 use std::sync::Arc;
 
+/// What is mounted: the root of the fake host is on no device of it.
+pub(super) const MOUNTS: &str = "22 1 0:21 / / rw,relatime shared:1 - tmpfs tmpfs rw\n";
+
 /// What the fake host knows of a process.
 #[derive(Debug, Default)]
 pub(super) struct Process {
@@ -29,6 +32,7 @@ impl World {
         let mut line = cmdline.join("\0");
         line.push('\0');
         self.tree.attr(&format!("proc/{pid}/cmdline"), 0o444, false, Attr::Text(line));
+        self.tree.attr(&format!("proc/{pid}/mountinfo"), 0o444, false, Attr::Text(MOUNTS.to_owned()));
         self.tree.attr(&format!("proc/{pid}/comm"), 0o644, false, Attr::Text(format!("{comm}\n")));
         let status = format!(
             "Name:\t{comm}\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t{pid}\nNgid:\t0\nPid:\t{pid}\nPPid:\t1\nTracerPid:\t0\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\n"
@@ -73,10 +77,32 @@ impl World {
         let (Some(mdev), Some(process)) = (self.mdevs.get(&uuid), self.processes.get_mut(&pid)) else { return false };
         let group = mdev.group;
         process.groups.push(group);
+        self.open_vfio(pid, group);
+        true
+    }
+
+    fn open_vfio(&mut self, pid: u32, group: u32) {
         for target in ["/dev/vfio/vfio", &format!("/dev/vfio/{group}"), "anon_inode:[vfio-device]"] {
             self.open(pid, target);
         }
+    }
+
+    /// The process opens a group that a VFIO driver offers; false when there is none of that number.
+    fn open_numbered(&mut self, pid: u32, group: u32) -> bool {
+        let offered = self.tree.find(&format!("sys/class/vfio/{group}")).is_some();
+        let Some(process) = self.processes.get_mut(&pid).filter(|_| offered) else { return false };
+        process.groups.push(group);
+        self.open_vfio(pid, group);
         true
+    }
+
+    /// The process opens a function; false when no driver offers it, or it has no vGPU type and needs one.
+    fn open_function(&mut self, pid: u32, address: &str) -> bool {
+        let Some(function) = self.functions.get(address).filter(|function| function.vfio.is_some()) else {
+            return false;
+        };
+        let whole = function.vgpu.as_ref().is_none_or(|vgpu| vgpu.current.is_some());
+        function.group.filter(|_| whole && !function.unbinding).is_some_and(|group| self.open_numbered(pid, group))
     }
 
     /// The process closes every group.
@@ -140,6 +166,23 @@ impl FakeProcess {
     pub fn opens_group_of(self, uuid: Uuid) -> Self {
         let opened = self.with(|world| world.open_group(self.pid, uuid));
         assert!(opened, "there is no mdev {uuid} that pid {} could open", self.pid);
+        self
+    }
+
+    /// It opens this IOMMU group; panics when no VFIO driver offers it.
+    #[must_use]
+    pub fn opens_group(self, group: u32) -> Self {
+        let opened = self.with(|world| world.open_numbered(self.pid, group));
+        assert!(opened, "there is no /dev/vfio/{group} that pid {} could open", self.pid);
+        self
+    }
+
+    /// It opens a PCI function, and with that its whole group, as QEMU does; panics when no VFIO driver offers the function, or it still
+    /// needs a vGPU type.
+    #[must_use]
+    pub fn opens_function(self, address: &str) -> Self {
+        let opened = self.with(|world| world.open_function(self.pid, address));
+        assert!(opened, "pid {} cannot open {address}", self.pid);
         self
     }
 

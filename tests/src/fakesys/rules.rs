@@ -71,6 +71,7 @@ pub struct Point {
     op: Op,
     when: When,
     glob: String,
+    value: Option<String>,
     nth: usize,
     then: Option<Box<Self>>,
 }
@@ -78,7 +79,7 @@ pub struct Point {
 impl Point {
     /// Before `op` on a path that `glob` means is carried out.
     pub fn before(op: Op, glob: impl Into<String>) -> Self {
-        Self { op, when: When::Before, glob: glob.into(), nth: 1, then: None }
+        Self { op, when: When::Before, glob: glob.into(), value: None, nth: 1, then: None }
     }
 
     /// After `op` on a path that `glob` means was carried out, and before it is answered.
@@ -131,6 +132,13 @@ impl Point {
         Self::after(Op::Unlink, glob)
     }
 
+    /// Only a write of this, but for a newline at its end: `unbind` and `drivers_probe` are files that all functions share.
+    #[must_use]
+    pub fn writing(mut self, value: impl Into<String>) -> Self {
+        self.value = Some(value.into());
+        self
+    }
+
     /// The `n`th such operation instead of the first.
     #[must_use]
     pub fn nth(mut self, n: usize) -> Self {
@@ -149,7 +157,10 @@ impl Point {
     }
 
     fn means(&self, event: &Event) -> bool {
-        self.op == event.op && glob::matches(&self.glob, event.subject())
+        let written = event.value.strip_suffix('\n').unwrap_or(&event.value);
+        self.op == event.op
+            && self.value.as_deref().is_none_or(|value| value == written)
+            && glob::matches(&self.glob, event.subject())
     }
 }
 

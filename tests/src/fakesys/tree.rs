@@ -1,10 +1,14 @@
 //! The nodes of the fake host's file system: directories, links, sysfs attributes and ordinary files, each under an inode number that is
-//! never used twice. Knows nothing about FUSE and nothing about devices.
+//! never used twice. Knows nothing about FUSE, and of devices only how
+//! their attributes are told apart.
 
 use std::collections::{BTreeMap, HashMap};
 
 use rustix::io::Errno;
 use uuid::Uuid;
+
+use super::binding::DriverAttr;
+use super::functions::FunctionAttr;
 
 /// An inode number; the root is 1.
 pub(super) type Ino = u64;
@@ -25,8 +29,21 @@ pub(super) enum Attr {
     Create(TypeRef),
     /// `remove` of a mediated device.
     Remove(Uuid),
+    /// What depends on a PCI function, by its address.
+    Function(FunctionAttr, String),
+    /// A file of a PCI driver, by its name.
+    Driver(DriverAttr, String),
+    /// `drivers_probe` of the PCI bus.
+    Probe,
     /// A file of a real process: its pid and the file's name below `/proc/PID`.
     RealProc(u32, &'static str),
+}
+
+impl Attr {
+    /// True when a write to it may have to wait for somebody to close a device, or for such a write to end.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Self::Driver(..) | Self::Probe | Self::Function(FunctionAttr::NumVfs, _))
+    }
 }
 
 /// A type of a parent, by their places in the host's lists.
@@ -47,6 +64,13 @@ pub(super) enum Body {
     Attr(Attr),
     /// An ordinary file.
     File(Vec<u8>),
+}
+
+impl Body {
+    /// True when a read has to wait for a write to the same attribute to end.
+    pub(super) fn read_waits(&self) -> bool {
+        matches!(self, Self::Attr(Attr::Function(FunctionAttr::NumVfs, _)))
+    }
 }
 
 /// One file, link or directory.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::functions::Function;
 use super::host::Shared;
 use super::rules::lock;
 use super::tree::{Body, TypeRef};
@@ -39,5 +40,44 @@ impl View {
             Some((parent.spec.name.clone(), parent.types.get(at.index)?.spec.id.clone()))
         };
         world.mdevs.iter().filter_map(|(uuid, mdev)| named(mdev.at).map(|(parent, id)| (*uuid, parent, id))).collect()
+    }
+
+    /// The addresses of the PCI functions that there are, ports and bridges among them; one whose removal waits is still there.
+    pub fn functions(&self) -> Vec<String> {
+        lock(&self.0.world).functions.keys().cloned().collect()
+    }
+
+    fn function<T>(&self, address: &str, get: impl FnOnce(&Function) -> Option<T>) -> Option<T> {
+        lock(&self.0.world).functions.get(address).and_then(get)
+    }
+
+    /// The driver of a function; one that is being taken away still counts.
+    pub fn driver_of(&self, address: &str) -> Option<String> {
+        self.function(address, |function| function.driver.clone())
+    }
+
+    /// The driver in a function's `driver_override`.
+    pub fn override_of(&self, address: &str) -> Option<String> {
+        self.function(address, |function| function.driver_override.clone())
+    }
+
+    /// The network interface of a function.
+    pub fn netdev_of(&self, address: &str) -> Option<String> {
+        self.function(address, |function| function.netdev.as_ref().map(|netdev| netdev.name.clone()))
+    }
+
+    /// How many virtual functions a physical one says it has.
+    pub fn num_vfs(&self, pf: &str) -> Option<u16> {
+        self.function(pf, |function| function.sriov.as_ref().map(|sriov| sriov.num_vfs))
+    }
+
+    /// The virtual functions of a physical one, in the order of their numbers.
+    pub fn vfs(&self, pf: &str) -> Vec<String> {
+        lock(&self.0.world).vfs(pf)
+    }
+
+    /// The vGPU type of a virtual function.
+    pub fn vgpu_type(&self, vf: &str) -> Option<u32> {
+        self.function(vf, |function| function.vgpu.as_ref()?.current)
     }
 }

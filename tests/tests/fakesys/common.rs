@@ -3,11 +3,11 @@
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use mdevd_tests::fakesys::{self, Errno, FakeHost};
+use mdevd_tests::fakesys::{self, Builder, Errno, FakeHost};
 use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 
@@ -51,6 +51,12 @@ pub fn writer(path: &Path, text: &str) -> Child {
     Command::new("sh").args(["-c", "printf %s \"$0\" > \"$1\"", text]).arg(path).stderr(Stdio::null()).spawn().unwrap()
 }
 
+/// As [`writer`], beside another one in the same file: the shell would empty the file first, and have to wait for that here.
+pub fn second_writer(path: &Path, text: &str) -> Child {
+    let script = "printf %s \"$0\" | dd of=\"$1\" conv=notrunc";
+    Command::new("sh").args(["-c", script, text]).arg(path).stderr(Stdio::null()).spawn().unwrap()
+}
+
 pub fn reader(path: &Path) -> Child {
     Command::new("cat").arg(path).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
@@ -87,4 +93,65 @@ pub fn received(socket: &UnixDatagram) -> Vec<Vec<String>> {
 
 pub fn heads(events: &[Vec<String>]) -> Vec<&str> {
     events.iter().map(|lines| lines[0].as_str()).collect()
+}
+
+pub const PF: &str = "0000:01:00.0";
+pub const VFS: [&str; 2] = ["0000:01:10.0", "0000:01:10.2"];
+pub const NIC: &str = "0000:03:00.0";
+
+/// An igb PF with room for seven VFs, and an e1000e.
+pub fn igb() -> Builder {
+    with_igb(fakesys::host())
+}
+
+pub fn with_igb(host: Builder) -> Builder {
+    host.pf(PF, 7)
+        .ids(0x8086, 0x10c9)
+        .class(0x02_0000)
+        .driver("igb")
+        .reset_methods("flr pm bus")
+        .netdev("enp1s0", "52:54:00:00:00:01")
+        .subsystem(0x1af4, 0x1100, 1)
+        .hardware_vfs(8)
+        .vf_ids(0x8086, 0x10ca)
+        .vf_driver("igbvf")
+        .vf_netdevs("enp1s0v")
+        .offset_stride(128, 2)
+        .function(NIC)
+        .ids(0x8086, 0x10d3)
+        .class(0x02_0000)
+        .driver("e1000e")
+        .netdev("enp3s0", "52:54:00:00:00:02")
+}
+
+/// The file of a function, through its link on the bus.
+pub fn at(host: &FakeHost, address: &str, file: &str) -> PathBuf {
+    host.sys().join("bus/pci/devices").join(address).join(file)
+}
+
+pub fn of_driver(host: &FakeHost, driver: &str, file: &str) -> PathBuf {
+    host.sys().join("bus/pci/drivers").join(driver).join(file)
+}
+
+pub fn probe(host: &FakeHost, address: &str) -> Result<usize, Errno> {
+    write(host.sys().join("bus/pci/drivers_probe"), address)
+}
+
+/// Gives a function to `vfio-pci`, as one does.
+pub fn to_vfio(host: &FakeHost, address: &str) {
+    write(at(host, address, "driver_override"), "vfio-pci").unwrap();
+    if at(host, address, "driver").exists() {
+        write(at(host, address, "driver/unbind"), address).unwrap();
+    }
+    probe(host, address).unwrap();
+    assert_eq!(host.view().driver_of(address).as_deref(), Some("vfio-pci"));
+}
+
+/// The uevents so far, each as `ACTION name`, the name being the last one of its path.
+pub fn short(socket: &UnixDatagram) -> Vec<String> {
+    let name = |line: &String| {
+        let (action, path) = line.split_once('@').unwrap();
+        format!("{action} {}", path.rsplit('/').next().unwrap())
+    };
+    received(socket).iter().map(|lines| name(&lines[0])).collect()
 }

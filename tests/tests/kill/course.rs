@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use mdevd_core::claim::Claim;
+use mdevd_core::claim::{Claim, Grant};
 use mdevd_dbus::{ClaimProxy, path};
 use mdevd_tests::harness::Domain;
 use uuid::Uuid;
@@ -78,14 +78,15 @@ impl Course {
     /// Its claim on disk.
     pub fn claim(&self, stage: &Stage) -> Option<Claim> {
         let devices = self.devices();
-        let of_this = |claim: &Claim| claim.grants.iter().any(|grant| devices.contains(&grant.uuid().0));
+        let of_this =
+            |claim: &Claim| claim.grants.iter().filter_map(Grant::mdev).any(|mdev| devices.contains(&mdev.uuid.0));
         stage.claims().into_iter().find(of_this)
     }
 
     /// Its claim on disk, which holds exactly the devices that it asks for.
     pub fn whole_claim(&self, stage: &Stage) -> Claim {
         let claim = self.claim(stage).unwrap_or_else(|| panic!("{self:?} has no claim"));
-        let has: BTreeSet<Uuid> = claim.grants.iter().map(|grant| grant.uuid().0).collect();
+        let has: BTreeSet<Uuid> = claim.grants.iter().filter_map(Grant::mdev).map(|mdev| mdev.uuid.0).collect();
         assert_eq!(has, self.devices(), "{claim:?}");
         claim
     }

@@ -73,7 +73,7 @@ impl Death {
             let answered = after_write.clone().then(Point::after_unlink("run/mdevd/busy/*"));
             all.push(Self::new(name("answered"), answered, now));
             if write.errno.is_none() && !matches!(write.step, Step::Remove { .. }) {
-                let read = Point::after_readlink(format!("sys/**/{}/mdev_type", write.step.uuid()));
+                let read = Point::after_readlink(format!("sys/**/{}/mdev_type", write.step.device()));
                 all.push(Self::new(name("after read-back"), after_write.clone().then(read), now));
             }
             if half == Half::Make || n < versions.len() {

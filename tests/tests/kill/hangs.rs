@@ -113,7 +113,7 @@ async fn in_remove_of_a_device_that_was_opened_meanwhile() {
     let course = Course::Domain(domain());
     course.make(&stage).await.unwrap();
     let claim = course.whole_claim(&stage);
-    let second = claim.grants[1].uuid().0;
+    let second = claim.grants[1].mdev().unwrap().uuid.0;
     let qemu = stage.host.process(4242, "qemu-system-x86", &["qemu-system-x86_64"]);
     let opened = qemu.clone();
     // Nobody had it open when mdevd looked; right before the write somebody has.

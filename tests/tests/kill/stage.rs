@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mdevd_core::claim::{Claim, ClaimState};
+use mdevd_core::names::{DeviceKey, MdevUuid};
 use mdevd_dbus::path::{self, Object};
 use mdevd_dbus::{BUS_NAME, Dict, ManagerProxy, interface, wire};
 use mdevd_tests::fakesys::{self, Builder, Errno, Event, FakeHost, Rule, Then, View};
@@ -165,7 +166,8 @@ impl Stage {
         for claim in &claims {
             assert_eq!(claim.plan.done, claim.plan.steps.len(), "{what}: ready before its steps were made: {claim:?}");
             for grant in &claim.grants {
-                let device = (grant.uuid().0, grant.parent.to_string(), grant.mdev_type.to_string());
+                let Some(mdev) = grant.mdev() else { continue };
+                let device = (mdev.uuid.0, mdev.parent.to_string(), mdev.mdev_type.to_string());
                 if !self.foreign.contains(&device) {
                     want.push(device);
                 }
@@ -216,7 +218,7 @@ impl Stage {
         let objects = ObjectManagerProxy::new(&self.connection, BUS_NAME, path::ROOT).await.unwrap();
         let mut want = BTreeMap::new();
         for (uuid, ..) in devices {
-            let owner = claims.iter().find(|claim| claim.grants.iter().any(|grant| grant.uuid().0 == *uuid));
+            let owner = claims.iter().find(|claim| claim.grant(DeviceKey::Mdev(MdevUuid(*uuid))).is_some());
             want.insert(*uuid, owner.map_or_else(path::none, |claim| path::claim(claim.id)));
         }
         let wanted_claims: BTreeSet<Uuid> = claims.iter().map(|claim| claim.id).collect();

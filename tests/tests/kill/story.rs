@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use mdevd_core::claim::{Claim, ClaimState};
-use mdevd_core::plan::{Plan, Step};
+use mdevd_core::inventory::Inventory;
+use mdevd_core::names::ParentName;
+use mdevd_core::plan::{Plan, Step, Write as WriteTo};
 use mdevd_tests::fakesys::{Errno, FakeHost, Point};
 
 use super::course::Course;
@@ -106,13 +108,16 @@ fn versions(host: &FakeHost, claims: Arc<Mutex<Vec<Claim>>>) -> Vec<Version> {
     versions
 }
 
-/// Where a step writes, as the fake host calls it, and what.
+/// Where a step on a mediated device writes, as the fake host calls it, and what.
 fn file_of(step: &Step, host: &FakeHost) -> (String, String) {
-    let parent = host.parent_path(step.parent().as_str());
-    let (file, value) = step.write(parent.strip_prefix("sys/").unwrap());
-    let device = host.mdev_path(step.parent().as_str(), step.uuid().0);
-    match file.strip_prefix(&format!("bus/mdev/devices/{}", step.uuid())) {
-        Some(rest) => (format!("{device}{rest}"), value),
-        None => (format!("sys/{file}"), value),
+    let parent = step.parent().map(ParentName::as_str).unwrap();
+    if let Step::Create { mdev_type, uuid, .. } = step {
+        return (host.type_path(parent, mdev_type.as_str(), "create"), uuid.to_string());
     }
+    let uuid = step.device().mdev().unwrap();
+    let Ok(WriteTo::File { path, value }) = step.write(&Inventory::default()) else {
+        panic!("{step} is no write to a file")
+    };
+    let rest = path.strip_prefix(&format!("bus/mdev/devices/{uuid}")).unwrap();
+    (format!("{}{rest}", host.mdev_path(parent, uuid.0)), value)
 }

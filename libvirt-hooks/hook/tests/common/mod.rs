@@ -1,5 +1,7 @@
 //! A private bus, a daemon on it that only notes what it is told, and the hook run as libvirt runs it.
 
+#![allow(dead_code)] // Each test program uses a part of it.
+
 use std::{
     collections::HashMap,
     fs::{self, Permissions},
@@ -75,6 +77,8 @@ pub enum Mood {
     Willing,
     /// It refuses.
     Refusing,
+    /// It refuses, because somebody else has the device.
+    Taken,
     /// It never answers.
     Silent,
     /// It leaves the bus without an answer.
@@ -87,6 +91,7 @@ enum Refusal {
     #[zbus(error)]
     ZBus(zbus::Error),
     NoCapacity(String),
+    InUse(String),
 }
 
 struct Manager {
@@ -100,6 +105,7 @@ impl Manager {
         match self.mood {
             Mood::Willing => Ok(()),
             Mood::Refusing => Err(Refusal::NoCapacity("no instance of mtty-1 is left on mtty".to_owned())),
+            Mood::Taken => Err(Refusal::InUse("0000:41:00.0 is already promised to domain 'other'".to_owned())),
             Mood::Silent => std::future::pending().await,
             Mood::Leaving => {
                 connection.release_name(BUS_NAME).await.unwrap();

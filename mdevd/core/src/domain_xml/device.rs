@@ -5,8 +5,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::hostdev::{Hostdev, HostdevSource};
-use crate::names::{NameError, PciAddress, printable};
+use crate::hostdev::{Hostdev, HostdevSource, MAX_VLAN};
+use crate::names::{MacAddress, NameError, PciAddress, printable};
 
 /// An element's attributes, unescaped.
 pub(super) type Attributes<'a> = Vec<(&'a str, Cow<'a, str>)>;
@@ -20,6 +20,10 @@ pub(super) struct Draft {
     model: String,
     managed: bool,
     alias: Option<String>,
+    mac: Option<Result<MacAddress, String>>,
+    /// The tags of its `<vlan>`.
+    tags: Vec<Result<u16, String>>,
+    trunk: bool,
     source: Option<Result<HostdevSource, String>>,
 }
 
@@ -35,12 +39,45 @@ impl Draft {
         };
         let model = get(attributes, "model").filter(|_| mdev).unwrap_or("").to_owned();
         let managed = get(attributes, "managed") == Some("yes");
-        Some(Self { at, mdev, interface, model, managed, alias: None, source: None })
+        Some(Self {
+            at,
+            mdev,
+            interface,
+            model,
+            managed,
+            alias: None,
+            mac: None,
+            tags: Vec::new(),
+            trunk: false,
+            source: None,
+        })
     }
 
     /// Takes in its `<alias>`.
     pub(super) fn alias(&mut self, attributes: &Attributes<'_>) {
         self.alias = get(attributes, "name").map(ToOwned::to_owned);
+    }
+
+    /// Takes in an interface's `<mac>`.
+    pub(super) fn mac(&mut self, attributes: &Attributes<'_>) {
+        if let Some(text) = get(attributes, "address").filter(|_| self.interface) {
+            self.mac = Some(text.trim().parse().map_err(|e: NameError| format!("its <mac>: {e}")));
+        }
+    }
+
+    /// Takes in an interface's `<vlan>`.
+    pub(super) fn vlan(&mut self, attributes: &Attributes<'_>) {
+        self.trunk = get(attributes, "trunk") == Some("yes");
+    }
+
+    /// Takes in a `<tag>` of that.
+    pub(super) fn tag(&mut self, attributes: &Attributes<'_>) {
+        let text = get(attributes, "id").unwrap_or("");
+        let id = c_number(text.trim()).and_then(|id| u16::try_from(id).ok()).filter(|id| *id <= MAX_VLAN);
+        let why = || format!("id='{}' of the <tag> in its <vlan> is no number from 0 to {MAX_VLAN}", printable(text));
+        if self.interface {
+            self.tags.push(id.ok_or_else(why));
+        }
     }
 
     /// Takes in the `<address>` of its `<source>`; `None` when that shows that it does not matter to us after all.
@@ -61,11 +98,20 @@ impl Draft {
 
     /// The device, or where it begins and what is wrong with it.
     pub(super) fn finish(self) -> Result<Hostdev, (usize, String)> {
-        let Self { at, mdev: _, interface, model, managed, alias, source } = self;
-        match source.unwrap_or_else(|| Err("it has no <address> in its <source>".to_owned())) {
-            Ok(source) => Ok(Hostdev { source, model, managed, alias, interface }),
-            Err(why) => Err((at, format!("<{}>: {why}", if interface { "interface" } else { "hostdev" }))),
-        }
+        let (at, element) = (self.at, if self.interface { "interface" } else { "hostdev" });
+        self.device().map_err(|why| (at, format!("<{element}>: {why}")))
+    }
+
+    fn device(self) -> Result<Hostdev, String> {
+        let Self { at: _, mdev: _, interface, model, managed, alias, mac, tags, trunk, source } = self;
+        let source = source.unwrap_or_else(|| Err("it has no <address> in its <source>".to_owned()))?;
+        let mac = mac.transpose()?;
+        let tags = tags.into_iter().collect::<Result<Vec<u16>, String>>()?;
+        let vlan = match tags.as_slice() {
+            [tag] if !trunk && *tag != 0 => Some(*tag),
+            _ => None,
+        };
+        Ok(Hostdev { source, model, managed, alias, interface, mac, vlan })
     }
 }
 

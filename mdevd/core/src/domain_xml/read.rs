@@ -58,6 +58,8 @@ enum Place {
     Hostdev,
     /// Its `<source>`.
     Source,
+    /// Its `<vlan>`.
+    Vlan,
     /// `<backingStore>`.
     Chain,
     Other,
@@ -213,12 +215,10 @@ impl<'t> Walk<'t> {
                 if self.draft.is_some() { Place::Hostdev } else { Place::Other }
             }
             (Some(Place::Hostdev), Ns::None, "source") => Place::Source,
-            (Some(Place::Hostdev), Ns::None, "alias") => {
-                if let Some(draft) = &mut self.draft {
-                    draft.alias(&attributes);
-                }
-                Place::Other
-            }
+            (Some(Place::Hostdev), Ns::None, "alias") => self.detail(Place::Other, Draft::alias, &attributes),
+            (Some(Place::Hostdev), Ns::None, "mac") => self.detail(Place::Other, Draft::mac, &attributes),
+            (Some(Place::Hostdev), Ns::None, "vlan") => self.detail(Place::Vlan, Draft::vlan, &attributes),
+            (Some(Place::Vlan), Ns::None, "tag") => self.detail(Place::Other, Draft::tag, &attributes),
             (Some(Place::Source), Ns::None, "address") => {
                 self.draft = self.draft.take().and_then(|draft| draft.source(&attributes));
                 Place::Other
@@ -234,6 +234,14 @@ impl<'t> Walk<'t> {
             }
         }
         Ok(())
+    }
+
+    /// Hands an element inside a host device to its draft.
+    fn detail(&mut self, place: Place, take: fn(&mut Draft, &Attributes<'_>), attributes: &Attributes<'_>) -> Place {
+        if let Some(draft) = &mut self.draft {
+            take(draft, attributes);
+        }
+        place
     }
 
     /// All attributes of an element, which must be well-formed even where nobody asks for them.

@@ -1,16 +1,16 @@
-//! The XML that is printed for a mediated device: `<hostdev>` for a domain and `<device>` for `virsh nodedev-create`, in the order and
+//! What the printed elements share: escaping, the reading of options, aliases, guest addresses. The elements are printed in the order and
 //! with the quotes in which libvirt itself prints them, so that a pasted element and a dumped one compare equal.
 
 use alloc::borrow::ToOwned;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt;
-use core::fmt::Write as _;
 use core::num::NonZeroU32;
 use core::str::FromStr;
 
-use super::{HostdevError, set};
-use crate::names::{MdevTypeId, MdevUuid, ParentName, PciAddress, printable};
+use super::HostdevError;
+use crate::names::PciAddress;
 
 /// `text` fit for an attribute in either kind of quotes, or for element text. What XML 1.0 cannot express becomes U+FFFD.
 pub(crate) fn escape(text: &str) -> String {
@@ -33,52 +33,126 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
-/// What the guest sees a mediated device through; the kernel calls it the type's device API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MdevModel {
-    /// A PCI device.
-    VfioPci,
-    /// A channel device of s390.
-    VfioCcw,
-    /// A crypto matrix of s390.
-    VfioAp,
+/// Whether `text` can stand in a document letter for letter, in one line.
+pub(super) fn expressible(text: &str) -> bool {
+    !text.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'))
 }
 
-impl MdevModel {
-    /// `vfio-pci`, `vfio-ccw`, `vfio-ap`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::VfioPci => "vfio-pci",
-            Self::VfioCcw => "vfio-ccw",
-            Self::VfioAp => "vfio-ap",
+/// The options of one element: known keys, each once.
+pub(super) struct Options<'a> {
+    given: Vec<(&'static str, &'a str)>,
+}
+
+impl<'a> Options<'a> {
+    /// Takes in `pairs`, whose keys are among `known`; `kind` is what an error calls them.
+    pub(super) fn read(
+        kind: &str,
+        known: &'static [&'static str],
+        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, HostdevError> {
+        let mut given: Vec<(&'static str, &'a str)> = Vec::new();
+        for (key, value) in pairs {
+            let known_key =
+                *known.iter().find(|known| **known == key).ok_or_else(|| HostdevError::unknown(kind, key, known))?;
+            if given.iter().any(|(earlier, _)| *earlier == known_key) {
+                return Err(HostdevError::twice(key));
+            }
+            given.push((known_key, value));
+        }
+        Ok(Self { given })
+    }
+
+    /// The value of an option.
+    pub(super) fn get(&self, key: &str) -> Option<&'a str> {
+        self.given.iter().find(|(given, _)| *given == key).map(|(_, value)| *value)
+    }
+
+    /// The value of an option that is `yes` or `no`.
+    pub(super) fn yes_no(&self, key: &str) -> Result<Option<bool>, HostdevError> {
+        self.either(key, "yes", "no")
+    }
+
+    /// The value of an option that is `on` or `off`.
+    pub(super) fn on_off(&self, key: &str) -> Result<Option<bool>, HostdevError> {
+        self.either(key, "on", "off")
+    }
+
+    fn either(&self, key: &str, yes: &str, no: &str) -> Result<Option<bool>, HostdevError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(text) if text == yes => Ok(Some(true)),
+            Some(text) if text == no => Ok(Some(false)),
+            Some(text) => Err(HostdevError::value(key, text, &format!("{yes} or {no}"))),
         }
     }
+
+    /// The place in the guest's boot order.
+    pub(super) fn boot_order(&self) -> Result<Option<NonZeroU32>, HostdevError> {
+        let Some(text) = self.get("boot-order") else { return Ok(None) };
+        let digits = Some(text).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+        let order = digits.and_then(|text| text.parse().ok());
+        order.map(Some).ok_or_else(|| HostdevError::value("boot-order", text, "a number from 1 on"))
+    }
+
+    /// An alias that libvirt takes from a person and keeps. Any other it silently drops.
+    pub(super) fn user_alias(&self, key: &str) -> Result<Option<String>, HostdevError> {
+        let Some(text) = self.get(key) else { return Ok(None) };
+        let name = text.strip_prefix("ua-").unwrap_or("");
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            return Err(HostdevError::value(key, text, "'ua-' followed by letters, digits, '-' and '_'"));
+        }
+        Ok(Some(text.to_owned()))
+    }
+
+    /// Where the guest sees the device.
+    pub(super) fn guest_address(&self) -> Result<Option<GuestAddress>, HostdevError> {
+        self.get("guest-address").map(str::parse).transpose()
+    }
 }
 
-impl FromStr for MdevModel {
-    type Err = HostdevError;
-    fn from_str(text: &str) -> Result<Self, HostdevError> {
-        [Self::VfioPci, Self::VfioCcw, Self::VfioAp].into_iter().find(|model| model.as_str() == text).ok_or_else(|| {
-            HostdevError::new(format!(
-                "device API '{}': libvirt can give a VM only mediated devices of vfio-pci, vfio-ccw or vfio-ap",
-                printable(text)
-            ))
-        })
+/// libvirt refuses a function that it is given twice; these are in order.
+pub(super) fn each_once(functions: &[PciAddress]) -> Result<(), HostdevError> {
+    match functions.iter().zip(functions.iter().skip(1)).find(|(a, b)| a == b) {
+        Some((twice, _)) => Err(HostdevError::new(format!("the function {twice} is given twice"))),
+        None => Ok(()),
     }
+}
+
+/// libvirt shows a boot framebuffer only on a display.
+pub(super) fn check_ramfb(display: Option<bool>, ramfb: Option<bool>) -> Result<(), HostdevError> {
+    if ramfb == Some(true) && display != Some(true) {
+        return Err(HostdevError::new("ramfb='on' needs display='on'"));
+    }
+    Ok(())
+}
+
+/// ` display='on' ramfb='on'`, as far as they are said.
+pub(super) fn display_attributes(display: Option<bool>, ramfb: Option<bool>) -> String {
+    let attribute = |key: &str, on: Option<bool>| match on {
+        None => String::new(),
+        Some(on) => format!(" {key}='{}'", if on { "on" } else { "off" }),
+    };
+    attribute("display", display) + &attribute("ramfb", ramfb)
+}
+
+/// The attributes of a PCI address: `domain='0x0000' bus='0x41' slot='0x00' function='0x4'`.
+pub(super) fn pci_attributes(address: PciAddress) -> String {
+    let PciAddress { domain, bus, device, function } = address;
+    format!("domain='0x{domain:04x}' bus='0x{bus:02x}' slot='0x{device:02x}' function='0x{function:x}'")
 }
 
 /// A guest's address of a channel device: `fe.0.0001`, channel subsystem, subchannel set and device number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CcwAddress {
-    cssid: u8,
-    ssid: u8,
-    devno: u16,
+    pub(super) cssid: u8,
+    pub(super) ssid: u8,
+    pub(super) devno: u16,
 }
 
 /// Where the guest sees the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestAddress {
-    /// `0000:04:00.0`.
+    /// `0000:04:00.0`. A guest has only domain 0.
     Pci(PciAddress),
     /// `fe.0.0001`.
     Ccw(CcwAddress),
@@ -90,7 +164,17 @@ impl FromStr for GuestAddress {
     /// Reads `DDDD:BB:DD.F` or `CSSID.SSID.DEVNO`, all hexadecimal.
     fn from_str(text: &str) -> Result<Self, HostdevError> {
         if text.contains(':') {
-            return text.parse().map(Self::Pci).map_err(|e| HostdevError::new(format!("guest-address: {e}")));
+            let address: PciAddress = text.parse().map_err(|e| HostdevError::new(format!("guest-address: {e}")))?;
+            if address.domain != 0 {
+                return Err(HostdevError::new(format!("guest-address='{address}': a guest has only PCI domain 0000")));
+            }
+            // libvirt takes this address for none at all, and chooses another
+            if (address.bus, address.device) == (0, 0) {
+                return Err(HostdevError::new(format!(
+                    "guest-address='{address}': the guest's host bridge is there; on bus 00 the devices begin with 01"
+                )));
+            }
+            return Ok(Self::Pci(address));
         }
         let hex = |part: &str, digits: usize| {
             let fits = !part.is_empty() && part.len() <= digits && part.bytes().all(|b| b.is_ascii_hexdigit());
@@ -121,232 +205,4 @@ impl fmt::Display for GuestAddress {
             }
         }
     }
-}
-
-/// The keys that [`MdevHostdevXml::from_options`] reads.
-pub const OPTIONS: [&str; 6] = ["model", "display", "ramfb", "alias", "guest-address", "boot-order"];
-
-/// A `<hostdev>` that gives a mediated device to a guest. It exists only in combinations that libvirt accepts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MdevHostdevXml {
-    uuid: MdevUuid,
-    model: MdevModel,
-    display: Option<bool>,
-    ramfb: Option<bool>,
-    alias: Option<String>,
-    guest_address: Option<GuestAddress>,
-    boot_order: Option<NonZeroU32>,
-}
-
-impl MdevHostdevXml {
-    /// The element for the device `uuid`, whose type has the device API `device_api`, with `options`: [`OPTIONS`].
-    ///
-    /// An empty `device_api` means that it is not known yet, as before the device has been chosen. Then the model is `model`, or else the
-    /// one that the other options speak of: vfio-ccw with a CCW address or a boot order, vfio-pci otherwise.
-    ///
-    /// # Errors
-    /// An option that is unknown (the nearest known one is named), given twice, has a value it cannot have, or does not go with the
-    /// model or with another option.
-    pub fn from_options<'a>(
-        uuid: MdevUuid,
-        device_api: &str,
-        options: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, HostdevError> {
-        let [mut model, mut display, mut ramfb, mut alias, mut guest_address, mut boot_order] = [None; 6];
-        for (key, value) in options {
-            let slot = match key {
-                "model" => &mut model,
-                "display" => &mut display,
-                "ramfb" => &mut ramfb,
-                "alias" => &mut alias,
-                "guest-address" => &mut guest_address,
-                "boot-order" => &mut boot_order,
-                _ => return Err(HostdevError::unknown("hostdev option", key, &OPTIONS)),
-            };
-            set(slot, key, value)?;
-        }
-        let on_off = |key: &str, text: Option<&str>| match text {
-            None => Ok(None),
-            Some("on") => Ok(Some(true)),
-            Some("off") => Ok(Some(false)),
-            Some(text) => Err(HostdevError::value(key, text, "on or off")),
-        };
-        let display = on_off("display", display)?;
-        let ramfb = on_off("ramfb", ramfb)?;
-        let alias = alias.map(user_alias).transpose()?;
-        let guest_address = guest_address.map(str::parse::<GuestAddress>).transpose()?;
-        let boot_order = boot_order
-            .map(|text| {
-                let digits = Some(text).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
-                digits
-                    .and_then(|text| text.parse().ok())
-                    .ok_or_else(|| HostdevError::value("boot-order", text, "a number from 1 on"))
-            })
-            .transpose()?;
-        let model = match (device_api, model) {
-            ("", None) if matches!(guest_address, Some(GuestAddress::Ccw(_))) || boot_order.is_some() => {
-                MdevModel::VfioCcw
-            }
-            ("", None) => MdevModel::VfioPci,
-            ("", Some(model)) => model.parse()?,
-            (api, Some(model)) if api != model => {
-                return Err(HostdevError::new(format!(
-                    "model='{}' does not fit: the device's API is {}",
-                    printable(model),
-                    printable(api)
-                )));
-            }
-            (api, _) => api.parse()?,
-        };
-        let this = Self { uuid, model, display, ramfb, alias, guest_address, boot_order };
-        this.check()?;
-        Ok(this)
-    }
-
-    /// What libvirt refuses at define or start, refused here with the option's name.
-    fn check(&self) -> Result<(), HostdevError> {
-        let misfit = |key: &str, fits: &str| {
-            Err(HostdevError::new(format!(
-                "'{key}' goes with {fits} only, and this device's model is {}",
-                self.model.as_str()
-            )))
-        };
-        if self.model != MdevModel::VfioPci {
-            if self.display.is_some() {
-                return misfit("display", "model vfio-pci");
-            }
-            if self.ramfb.is_some() {
-                return misfit("ramfb", "model vfio-pci");
-            }
-        }
-        if self.ramfb == Some(true) && self.display != Some(true) {
-            return Err(HostdevError::new("ramfb='on' needs display='on'"));
-        }
-        // libvirt 9.0 and 11.3: "booting from assigned devices is not supported by mediated devices of model vfio-pci"
-        if self.boot_order.is_some() && self.model != MdevModel::VfioCcw {
-            return misfit("boot-order", "model vfio-ccw");
-        }
-        match (self.model, self.guest_address) {
-            (_, None)
-            | (MdevModel::VfioPci, Some(GuestAddress::Pci(_)))
-            | (MdevModel::VfioCcw, Some(GuestAddress::Ccw(_))) => Ok(()),
-            (MdevModel::VfioAp, Some(_)) => Err(HostdevError::new("a device of model vfio-ap has no guest-address")),
-            (model, Some(address)) => {
-                let kind = if model == MdevModel::VfioPci {
-                    "a PCI address (like 0000:04:00.0)"
-                } else {
-                    "a CCW address (like fe.0.0001)"
-                };
-                Err(HostdevError::new(format!(
-                    "guest-address='{address}': a device of model {} has {kind}",
-                    model.as_str()
-                )))
-            }
-        }
-    }
-
-    /// The device.
-    pub fn uuid(&self) -> MdevUuid {
-        self.uuid
-    }
-
-    /// Its model.
-    pub fn model(&self) -> MdevModel {
-        self.model
-    }
-
-    /// The name it is given in the domain.
-    pub fn alias(&self) -> Option<&str> {
-        self.alias.as_deref()
-    }
-
-    /// The element as libvirt prints it, with a newline at its end.
-    pub fn to_xml(&self) -> String {
-        let mut out = format!("<hostdev mode='subsystem' type='mdev' managed='no' model='{}'", self.model.as_str());
-        for (key, value) in [("display", self.display), ("ramfb", self.ramfb)] {
-            if let Some(value) = value {
-                out.extend([" ", key, "='", if value { "on" } else { "off" }, "'"]);
-            }
-        }
-        out.push_str(">\n  <source>\n");
-        // writing to a String cannot fail
-        let _ = writeln!(out, "    <address uuid='{}'/>\n  </source>", self.uuid);
-        if let Some(order) = self.boot_order {
-            let _ = writeln!(out, "  <boot order='{order}'/>");
-        }
-        if let Some(alias) = &self.alias {
-            let _ = writeln!(out, "  <alias name='{}'/>", escape(alias));
-        }
-        match self.guest_address {
-            None => {}
-            Some(GuestAddress::Pci(PciAddress { domain, bus, device, function })) => {
-                let _ = writeln!(
-                    out,
-                    "  <address type='pci' domain='0x{domain:04x}' bus='0x{bus:02x}' slot='0x{device:02x}' function='0x{function:x}'/>"
-                );
-            }
-            Some(GuestAddress::Ccw(CcwAddress { cssid, ssid, devno })) => {
-                let _ = writeln!(
-                    out,
-                    "  <address type='ccw' cssid='0x{cssid:x}' ssid='0x{ssid:x}' devno='0x{devno:04x}'/>"
-                );
-            }
-        }
-        out.push_str("</hostdev>\n");
-        out
-    }
-}
-
-/// An alias that libvirt takes from a person and keeps.
-fn user_alias(text: &str) -> Result<String, HostdevError> {
-    let name = text.strip_prefix("ua-").unwrap_or("");
-    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
-        return Err(HostdevError::value("alias", text, "'ua-' followed by letters, digits, '-' and '_'"));
-    }
-    Ok(text.to_owned())
-}
-
-/// `text` as libvirt makes it part of a node device's name.
-fn nodedev_part(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
-}
-
-/// The name that libvirt gives the node device of a parent: `pci_0000_41_00_0`, `css_0_0_26ab`, `ap_matrix`. libvirt builds it from
-/// subsystem and name; a parent on no bus is in a class of its driver's own, which has the device's name (`mtty_mtty`).
-pub fn nodedev_parent(parent: &ParentName) -> String {
-    let name = parent.as_str();
-    let is_subchannel = || {
-        let mut parts = name.split('.');
-        let lengths = [1..=2, 1..=1, 4..=4];
-        lengths.iter().all(|length| {
-            parts.next().is_some_and(|part| length.contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit()))
-        }) && parts.next().is_none()
-    };
-    let subsystem = if name.parse::<PciAddress>().is_ok() {
-        "pci"
-    } else if is_subchannel() {
-        "css"
-    } else if name == "matrix" {
-        "ap"
-    } else {
-        name
-    };
-    format!("{}_{}", nodedev_part(subsystem), nodedev_part(name))
-}
-
-/// The node device XML of a mediated device, for `virsh nodedev-create` and `nodedev-define`, with a newline at its end. The name is
-/// the one libvirt gives it since 7.7; it needs one to be valid, though libvirt replaces it.
-pub fn nodedev_xml(mdev: MdevUuid, parent: &ParentName, mdev_type: &MdevTypeId, attrs: &[(String, String)]) -> String {
-    let mut out = format!(
-        "<device>\n  <name>mdev_{}_{}</name>\n  <parent>{}</parent>\n  <capability type='mdev'>\n    <type id='{}'/>\n    <uuid>{mdev}</uuid>\n",
-        nodedev_part(&mdev.to_string()),
-        nodedev_part(parent.as_str()),
-        nodedev_parent(parent),
-        escape(mdev_type.as_str()),
-    );
-    for (name, value) in attrs {
-        let _ = writeln!(out, "    <attr name='{}' value='{}'/>", escape(name), escape(value));
-    }
-    out.push_str("  </capability>\n</device>\n");
-    out
 }

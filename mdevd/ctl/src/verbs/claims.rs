@@ -5,11 +5,11 @@ use mdevd_dbus::path::Object;
 use uuid::Uuid;
 
 use crate::cli::{Claim as ClaimArgs, Output, Release};
-use crate::client::{Client, requests, wire};
+use crate::client::{Client, functions, requests, wire};
 use crate::error::Error;
 use crate::json;
 use crate::table::{BOLD, Cell, Fit, Table, terminal_width};
-use crate::verbs::{Said, not_one, or_dash, owner, state};
+use crate::verbs::{Said, not_one, or_dash, owner, rows, state};
 use crate::view::{Grant, Host};
 
 /// Runs `claims`.
@@ -50,9 +50,12 @@ fn text(host: &Host, width: Option<usize>) -> String {
 
 /// What a granted device is.
 pub fn what_of(grant: &Grant, host: &Host) -> String {
+    if let Some(function) = grant.address.and_then(|address| host.function(address)) {
+        return rows::role_of(function);
+    }
     match grant.uuid.and_then(|uuid| host.mdev(uuid)) {
         Some(mdev) => format!("{} on {}", or_dash(&mdev.mdev_type), or_dash(&mdev.parent)),
-        None if grant.exists => String::new(),
+        None if grant.exists && grant.address.is_none() => String::new(),
         None => "does not exist".to_owned(),
     }
 }
@@ -81,7 +84,7 @@ pub async fn acquire(args: &ClaimArgs) -> Result<Said, Error> {
         );
     }
     notes.push(format!("for the XML of a VM: hostdevctl xml {id}; to give it back: hostdevctl release {id}"));
-    Ok(Said { out: format!("{id}\n"), notes })
+    Ok(Said { out: format!("{id}\n"), notes, code: 0 })
 }
 
 /// Runs `release`.
@@ -105,23 +108,39 @@ async fn claim_to_release(client: &Client, word: &str) -> Result<Uuid, Error> {
     if let [id] = claims.as_slice() {
         return Ok(*id);
     }
-    let [Object::Mdev(uuid)] = found.as_slice() else {
-        return Err(not_one(word, "one claim", &found));
-    };
     let host = client.host().await?;
-    let mdev = host.mdev(*uuid).ok_or_else(|| Error::Refused(format!("{uuid} is gone already")))?;
-    let Some(claim) = host.claim_of(mdev) else {
-        return Err(Error::Refused(format!(
-            "no claim holds {uuid}, so there is nothing to release\nto remove it: hostdevctl remove {uuid}"
-        )));
+    let gone = |name: &str| Error::Refused(format!("{name} is gone already"));
+    // A parent may be the same function.
+    let devices: Vec<&Object> = found.iter().filter(|object| !matches!(object, Object::Parent(_))).collect();
+    let (name, claim, otherwise) = match devices.as_slice() {
+        [Object::Mdev(uuid)] => {
+            let mdev = host.mdev(*uuid).ok_or_else(|| gone(&uuid.to_string()))?;
+            (uuid.to_string(), mdev.claim, Some(format!("hostdevctl remove {uuid}")))
+        }
+        [Object::Function(address)] => {
+            let function = address.parse().ok().and_then(|address| host.function(address));
+            (address.clone(), function.ok_or_else(|| gone(address))?.claim, None)
+        }
+        // All functions of a card, in one claim.
+        [Object::Function(_), ..] => {
+            let all: Vec<_> =
+                functions(&found).into_iter().filter_map(|address| host.function(address)?.claim).collect();
+            match all.as_slice() {
+                [id, rest @ ..] if rest.iter().all(|other| other == id) => return Ok(*id),
+                _ => return Err(not_one(word, "held by one claim", &found)),
+            }
+        }
+        _ => return Err(not_one(word, "one claim", &found)),
     };
-    if claim.grants.len() > 1 {
-        return Err(Error::Refused(format!(
-            "the claim that holds {uuid} ({}) holds {} devices\nto free them all: hostdevctl release {}\nto remove this one only: hostdevctl remove {uuid}",
-            owner(claim),
-            claim.grants.len(),
-            claim.id
-        )));
-    }
-    Ok(claim.id)
+    let Some(id) = claim else {
+        let instead = otherwise.map_or_else(String::new, |verb| format!("\nto remove it: {verb}"));
+        return Err(Error::Refused(format!("no claim holds {name}, so there is nothing to release{instead}")));
+    };
+    let Some(claim) = host.claim(id).filter(|claim| claim.grants.len() > 1) else { return Ok(id) };
+    let only = otherwise.map_or_else(String::new, |verb| format!("\nto remove this one only: {verb}"));
+    Err(Error::Refused(format!(
+        "the claim that holds {name} ({}) holds {} devices\nto free them all: hostdevctl release {id}{only}",
+        owner(claim),
+        claim.grants.len(),
+    )))
 }

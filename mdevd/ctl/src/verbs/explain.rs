@@ -9,7 +9,7 @@ use crate::client::{Client, requests, wire};
 use crate::error::Error;
 use crate::json;
 use crate::table::{BAD, BOLD, Cell, DIM, Fit, GOOD, PLAIN, Table, safe, terminal_width};
-use crate::verbs::{NO_PARENTS, Said};
+use crate::verbs::{NO_TYPES, Said};
 use crate::view::Candidate;
 
 /// Runs the verb.
@@ -29,7 +29,7 @@ pub async fn run(args: &Explain) -> Result<Said, Error> {
     }
     let mut said = Said::from(text(&names, &candidates, terminal_width()));
     if candidates.is_empty() {
-        said.notes.push(NO_PARENTS.to_owned());
+        said.notes.push(NO_TYPES.to_owned());
     }
     Ok(said)
 }
@@ -44,26 +44,54 @@ fn ordered(mut candidates: Vec<Candidate>, names: &[String]) -> Vec<Candidate> {
 
 fn text(names: &[String], candidates: &[Candidate], width: Option<usize>) -> String {
     let mut table = Table::new(2, &[Fit::Keep, Fit::Keep, Fit::Wrap]);
-    for candidate in candidates {
+    let lines = lines(candidates);
+    for (candidate, place) in &lines {
         let style = match candidate.verdict.as_str() {
             "chosen" => GOOD,
             "refused" => DIM,
             _ => PLAIN,
         };
-        let place = if candidate.parent.is_empty() { &candidate.device } else { &candidate.parent };
-        table.row([Cell::styled(&candidate.verdict, style), place.as_str().into(), reason(candidate).into()]);
+        let why = if place == &candidate.device || place == &candidate.parent {
+            reason(candidate)
+        } else {
+            reason(candidate).replace(&candidate.device, "it")
+        };
+        table.row([Cell::styled(&candidate.verdict, style), place.as_str().into(), why.into()]);
     }
     let rows = table.rows(width);
     let mut text = String::new();
     for name in names {
         text += &format!("{BOLD}{}{BOLD:#}\n", safe(name));
-        let of_name = || candidates.iter().zip(&rows).filter(|(candidate, _)| candidate.request == *name);
+        let of_name = || lines.iter().zip(&rows).filter(|((candidate, _), _)| candidate.request == *name);
         text.extend(of_name().map(|(_, row)| row.as_str()));
-        if !of_name().any(|(candidate, _)| candidate.verdict == "chosen") {
+        if !of_name().any(|((candidate, _), _)| candidate.verdict == "chosen") {
             text += &format!("  {BAD}nothing would be chosen: this request would be refused{BAD:#}\n");
         }
     }
     text
+}
+
+/// The candidates that get a line, with the place that it names. PCI functions of which the same is said share one.
+fn lines(candidates: &[Candidate]) -> Vec<(&Candidate, String)> {
+    let said = |candidate: &Candidate| {
+        let function = candidate.device.contains(':').then_some(candidate.device.as_str())?;
+        let message = candidate.message.replace(function, "it");
+        (candidate.verdict != "chosen").then(|| (candidate.request.clone(), candidate.verdict.clone(), message))
+    };
+    let alike = |a: &Candidate, b: &Candidate| said(a).is_some_and(|what| said(b) == Some(what));
+    let mut lines = Vec::new();
+    for chunk in candidates.chunk_by(alike) {
+        match chunk {
+            [first, .., last] => {
+                lines.push((first, format!("{} … {} ({})", first.device, last.device, chunk.len())));
+            }
+            _ => lines.extend(chunk.iter().map(|candidate| {
+                let of_mdev = !candidate.parent.is_empty() && !candidate.device.contains(':');
+                (candidate, if of_mdev { candidate.parent.clone() } else { candidate.device.clone() })
+            })),
+        }
+    }
+    lines
 }
 
 /// Why, for people.
@@ -75,7 +103,8 @@ fn reason(candidate: &Candidate) -> String {
     }
     match (candidate.verdict.as_str(), candidate.device.as_str()) {
         ("chosen", "") => "would be created here".to_owned(),
-        ("possible", "") => "would do as well".to_owned(),
+        ("possible", _) => "would do as well".to_owned(),
+        ("chosen", device) if device.contains(':') => "would be taken".to_owned(),
         (_, "") => candidate.reason.clone(),
         (_, device) => format!("{device}, which exists already"),
     }

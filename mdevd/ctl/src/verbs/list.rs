@@ -1,83 +1,85 @@
-//! `list`: the parents, and beneath each its mdevs.
+//! `list`: a line for each card and each other parent, and beneath it its mdevs.
 
-use crate::cli::Output;
+use crate::card::Card;
+use crate::cli::{DeviceKind, List};
 use crate::client::Client;
 use crate::error::Error;
 use crate::json;
-use crate::table::{BAD, BOLD, Cell, Fit, ODD, PLAIN, Table, terminal_width};
-use crate::verbs::{NO_PARENTS, Said, counted, holder_of, number, or_dash, state};
-use crate::view::{Host, Mdev, Parent};
+use crate::outline::Outline;
+use crate::table::terminal_width;
+use crate::verbs::{NO_DEVICES, Said, rows};
+use crate::view::{Host, Parent};
 
 /// Runs the verb.
-pub async fn run(output: &Output) -> Result<Said, Error> {
+pub async fn run(args: &List) -> Result<Said, Error> {
     let host = Client::connect().await?.host().await?;
-    if output.json {
-        let parents: Vec<_> = host.parents.iter().map(|parent| json::parent(parent, &host)).collect();
-        return Ok(json::document(&parents.into()).into());
+    let shown = Shown::of(&host, args.all, args.kind);
+    if args.output.json {
+        return Ok(json::document(&json::list(&shown.cards, &shown.parents, args.kind, &host)).into());
     }
-    let mut said = Said::from(text(&host, terminal_width()));
-    if host.parents.is_empty() {
-        said.notes.push(NO_PARENTS.to_owned());
-    }
-    Ok(said)
-}
-
-/// The rows of both tables in one another: columns line up among parents and among mdevs.
-fn text(host: &Host, width: Option<usize>) -> String {
-    let mut parents = Table::new(0, &[Fit::Keep, Fit::Shorten, Fit::Keep, Fit::Wrap]);
-    for parent in &host.parents {
-        let style = if parent.state == "ok" { PLAIN } else { BAD };
-        parents.row([
-            Cell::styled(or_dash(&parent.name), BOLD),
-            or_dash(&parent.driver).into(),
-            format!("NUMA {}", number(parent.numa_node)).into(),
-            Cell::styled(&usage(parent, host), style),
-        ]);
-    }
-    let rows = mdev_rows(host.mdevs.iter(), host).rows(width);
-    let mut mdevs = host.mdevs.iter().zip(rows).peekable();
-    let mut text = String::new();
-    for (parent, row) in host.parents.iter().zip(parents.rows(width)) {
-        text += &row;
-        while let Some((_, row)) = mdevs.next_if(|(mdev, _)| mdev.parent == parent.name) {
-            text += &row;
+    let mut lines = Outline::default();
+    for card in &shown.cards {
+        rows::card(&mut lines, card, &host, true);
+        for mdev in card.parents(&host).iter().flat_map(|parent| host.mdevs_on(&parent.name)) {
+            rows::mdev(&mut lines, 2, mdev, &host);
         }
     }
-    text
+    for parent in &shown.parents {
+        rows::parent(&mut lines, parent, &host);
+        for mdev in host.mdevs_on(&parent.name) {
+            rows::mdev(&mut lines, 2, mdev, &host);
+        }
+    }
+    Ok(Said { out: lines.render(terminal_width()), notes: shown.notes(&host, "list"), code: 0 })
 }
 
-/// One row for each mdev.
-pub fn mdev_rows<'a>(mdevs: impl Iterator<Item = &'a Mdev>, host: &Host) -> Table {
-    let mut table = Table::new(2, &[Fit::Keep, Fit::Shorten, Fit::Keep, Fit::Shorten]);
-    for mdev in mdevs {
-        let style = if mdev.claim.is_some() { PLAIN } else { ODD };
-        table.row([
-            mdev.uuid.to_string().into(),
-            or_dash(&mdev.mdev_type).into(),
-            state(&mdev.state),
-            Cell::styled(&holder_of(mdev, host), style),
-        ]);
-    }
-    table
+/// What of a host is shown.
+pub struct Shown<'a> {
+    /// By address.
+    pub cards: Vec<Card<'a>>,
+    /// Those that are no PCI functions, by name.
+    pub parents: Vec<&'a Parent>,
+    /// How many functions are on cards that are not shown, although of the kind.
+    hidden: usize,
 }
 
-/// How much of a parent is used, for each type that is.
-fn usage(parent: &Parent, host: &Host) -> String {
-    if parent.state == "gone" {
-        return "gone: the kernel has these mdevs still, but not their parent".to_owned();
+impl<'a> Shown<'a> {
+    /// The cards and parents that have a device of this kind, if one is given; `all` also those that no VM could want.
+    pub fn of(host: &'a Host, all: bool, kind: Option<DeviceKind>) -> Self {
+        let mut cards = Card::all(host);
+        cards.retain(|card| kind.is_none_or(|kind| has_kind(card, kind, host)));
+        let (cards, hidden): (Vec<_>, Vec<_>) = cards.into_iter().partition(|card| all || card.is_shown(host));
+        let parents = host.parents.iter().filter(|parent| host.function_of(parent).is_none());
+        Self {
+            cards,
+            parents: parents.filter(|_| kind.is_none_or(|kind| kind == DeviceKind::Mdev)).collect(),
+            hidden: hidden.iter().map(|card| card.functions.len()).sum(),
+        }
     }
-    let mut parts: Vec<String> = Vec::new();
-    if parent.state != "ok" {
-        parts.push(parent.state.clone());
+
+    /// What is for people only: that there is nothing, or more.
+    pub fn notes(&self, host: &Host, verb: &str) -> Vec<String> {
+        if host.functions.is_empty() && host.parents.is_empty() {
+            return vec![NO_DEVICES.to_owned()];
+        }
+        let mut notes = Vec::new();
+        if !host.functions.is_empty() && host.functions.iter().all(|function| function.iommu_group.is_none()) {
+            notes.push("without an IOMMU no PCI function can be given to a VM: hostdevctl doctor".to_owned());
+        }
+        let are = match self.hidden {
+            0 => return notes,
+            1 => "1 more function is a bridge or the host's own".to_owned(),
+            n => format!("{n} more functions are bridges or the host's own"),
+        };
+        notes.push(format!("{are}: hostdevctl {verb} --all"));
+        notes
     }
-    let used = parent.types.iter().map(|t| (t, json::used(parent, &t.id, host))).filter(|(_, used)| *used > 0);
-    let before = parts.len();
-    parts.extend(used.map(|(t, used)| format!("{} {used} used, {} free", t.id, number(t.available))));
-    if parts.len() == before {
-        parts.push(match parent.types.len() {
-            0 => "no types".to_owned(),
-            n => format!("{}, none used", counted(n, "type")),
-        });
+}
+
+fn has_kind(card: &Card<'_>, kind: DeviceKind, host: &Host) -> bool {
+    match kind {
+        DeviceKind::Mdev => !card.parents(host).is_empty(),
+        DeviceKind::Vf => card.functions.iter().any(|function| function.physical().is_some_and(|pf| pf.total_vfs > 0)),
+        DeviceKind::Pci => card.functions.iter().any(|function| function.is_whole()),
     }
-    parts.join("; ")
 }

@@ -42,7 +42,7 @@ pub async fn create(args: Create) -> Result<Said, Error> {
     } else {
         "nothing to do: it is there already, and yours".to_owned()
     };
-    Ok(Said { out: format!("{uuid}\n"), notes: vec![note] })
+    Ok(Said { out: format!("{uuid}\n"), notes: vec![note], code: 0 })
 }
 
 /// Runs `remove`.

@@ -1,12 +1,18 @@
 //! The verbs, one for each module or small family, and the few phrases that they share.
 
 mod claims;
+mod doctor;
 mod explain;
+mod function;
 mod list;
 mod mdev;
+mod rows;
 mod service;
 mod show;
+mod tree;
 mod types;
+mod vfs;
+mod vgpu;
 mod xml;
 
 use mdevd_dbus::path::Object;
@@ -23,18 +29,27 @@ pub struct Said {
     pub out: String,
     /// What is only for people: stderr.
     pub notes: Vec<String>,
+    /// The exit status.
+    pub code: u8,
 }
 
 impl From<String> for Said {
     fn from(out: String) -> Self {
-        Self { out, notes: Vec::new() }
+        Self { out, ..Self::default() }
     }
 }
 
 /// Does what was typed.
 pub async fn run(verb: Verb) -> Result<Said, Error> {
     match verb {
-        Verb::List(output) => list::run(&output).await,
+        Verb::List(args) => list::run(&args).await,
+        Verb::Tree(args) => tree::run(&args).await,
+        Verb::Doctor(args) => doctor::run(&args).await,
+        Verb::Vfs(args) => vfs::run(&args).await,
+        Verb::Bind(args) => function::bind(&args).await,
+        Verb::Restore(args) => function::restore(&args).await,
+        Verb::Configure(args) => function::configure(&args).await,
+        Verb::VgpuType(args) => vgpu::run(&args).await,
         Verb::Show(args) => show::run(&args).await,
         Verb::Types(args) => types::run(&args).await,
         Verb::Create(args) => mdev::create(args).await,
@@ -51,9 +66,12 @@ pub async fn run(verb: Verb) -> Result<Said, Error> {
     }
 }
 
-/// What to think about when there is no parent at all.
-const NO_PARENTS: &str =
-    "no mdev parents: is the vendor's driver loaded? (the kernel lists them in /sys/class/mdev_bus)";
+/// What to think about when nothing offers types.
+const NO_TYPES: &str = "neither mdev parents nor VFs with vGPU types: is the vendor's driver loaded? (the kernel lists the parents in /sys/class/mdev_bus)";
+
+/// What to think about when there is nothing that a VM can be given.
+const NO_DEVICES: &str =
+    "mdevd sees neither PCI functions nor mdev parents on this host; hostdevctl doctor says what is missing";
 
 /// `text`, or a dash where there is none.
 fn or_dash(text: &str) -> &str {
@@ -72,12 +90,16 @@ fn counted(count: usize, noun: &str) -> String {
 
 /// Whose a claim is: `domain vm1`, `manual test`.
 fn owner(claim: &Claim) -> String {
-    let name = match (claim.owner_name.as_str(), claim.owner_uuid.as_str(), claim.owner_uid) {
+    format!("{} {}", claim.owner_kind, owner_name(claim))
+}
+
+/// The same in short, where the kind is clear or does not matter.
+fn owner_name(claim: &Claim) -> String {
+    match (claim.owner_name.as_str(), claim.owner_uuid.as_str(), claim.owner_uid) {
         ("", "", Some(uid)) => format!("uid {uid}"),
         ("", uuid, _) => uuid.to_owned(),
         (name, ..) => name.to_owned(),
-    };
-    format!("{} {name}", claim.owner_kind)
+    }
 }
 
 /// Whose an mdev is.
@@ -106,11 +128,15 @@ fn describe(object: &Object) -> String {
         Object::Parent(name) => format!("parent {name}"),
         Object::Mdev(uuid) => format!("device {uuid}"),
         Object::Claim(id) => format!("claim {id}"),
+        Object::Function(address) => format!("function {address}"),
     }
 }
 
 /// That a word stands for something, but for nothing that the verb is about.
-fn not_one(word: &str, wanted: &str, found: &[Object]) -> Error {
-    let found: Vec<String> = found.iter().map(describe).collect();
-    Error::Refused(format!("'{word}' is not {wanted}; it is {}", found.join(" and ")))
+pub fn not_one(word: &str, wanted: &str, found: &[Object]) -> Error {
+    let mut list: Vec<String> = found.iter().take(8).map(describe).collect();
+    if found.len() > list.len() {
+        list.push(format!("{} more", found.len() - list.len()));
+    }
+    Error::Refused(format!("'{word}' is not {wanted}; it is {}", list.join(" and ")))
 }

@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::json;
 use crate::table::{BAD, BOLD, Cell, Fit, GOOD, Table, terminal_width, time};
-use crate::verbs::{NO_PARENTS, Said, counted, or_dash};
+use crate::verbs::{NO_DEVICES, Said, counted, or_dash};
 use crate::view::{Action, Host, Problem};
 
 /// Runs `status`.
@@ -23,6 +23,7 @@ pub async fn status(output: &Output) -> Result<Said, Error> {
     if output.json {
         let status = json!({
             "version": version,
+            "functions": host.functions.len(),
             "parents": host.parents.len(),
             "types": distinct_types(&host),
             "mdevs": host.mdevs.len(),
@@ -32,8 +33,8 @@ pub async fn status(output: &Output) -> Result<Said, Error> {
         return Ok(json::document(&status).into());
     }
     let mut said = Said::from(text(&version, &host, &problems, terminal_width()));
-    if host.parents.is_empty() {
-        said.notes.push(NO_PARENTS.to_owned());
+    if host.parents.is_empty() && host.functions.is_empty() {
+        said.notes.push(NO_DEVICES.to_owned());
     }
     Ok(said)
 }
@@ -46,6 +47,7 @@ fn distinct_types(host: &Host) -> usize {
 fn text(version: &str, host: &Host, problems: &[Problem], width: Option<usize>) -> String {
     let mut heading = Table::new(0, &[Fit::Shorten, Fit::Wrap]);
     let counts = [
+        counted(host.functions.len(), "PCI function"),
         counted(host.parents.len(), "parent"),
         counted(distinct_types(host), "type"),
         counted(host.mdevs.len(), "mdev"),

@@ -7,6 +7,7 @@ use mdevd_dbus::{Dict, path};
 use zbus::message::Header;
 use zbus::{OwnedObjectPath, OwnedVariant, interface};
 
+use super::functions::{self, vm};
 use super::{COMING, Calls, EVIL, Error, FOREIGN, GPU, MANUAL, STUCK, VM, dict, note, uuid};
 
 pub struct Parent {
@@ -89,6 +90,14 @@ pub fn parents() -> Vec<Parent> {
             mdevs: vec![path::mdev(uuid(STUCK))],
         },
     ]
+}
+
+/// Those of the host with many functions: its own display, and a parent that is none.
+pub fn parents_among_functions() -> Vec<Parent> {
+    let types = vec![mdev_type("i915-GVTg_V5_4", "", "low_gm_size: 128MB", 1)];
+    let display =
+        Parent { name: "0000:00:02.0".into(), numa_node: 0, driver: "i915", types, mdevs: vec![path::mdev(uuid(GPU))] };
+    std::iter::once(display).chain(parents().into_iter().filter(|parent| parent.name == "mtty")).collect()
 }
 
 pub struct Mdev {
@@ -179,6 +188,13 @@ pub fn mdevs(calls: &Calls) -> Vec<Mdev> {
     ]
 }
 
+/// Those of the host with many functions.
+pub fn mdevs_among_functions(calls: &Calls) -> Vec<Mdev> {
+    let (parent, mdev_type, claim) = ("0000:00:02.0", "i915-GVTg_V5_4", Some(VM));
+    let gpu = Mdev { calls: calls.clone(), uuid: GPU, parent, mdev_type, claim, state: "ok" };
+    std::iter::once(gpu).chain(mdevs(calls).into_iter().filter(|mdev| mdev.uuid == STUCK)).collect()
+}
+
 fn hostdev(uuid: &str) -> String {
     format!(
         "<hostdev mode='subsystem' type='mdev' managed='no' model='vfio-pci'>\n  <source>\n    <address uuid='{uuid}'/>\n  </source>\n</hostdev>\n"
@@ -187,8 +203,8 @@ fn hostdev(uuid: &str) -> String {
 
 pub struct Claim {
     calls: Calls,
-    pub id: &'static str,
-    owner: [&'static str; 3],
+    pub id: String,
+    owner: [String; 3],
     state: [&'static str; 2],
     grants: Vec<Dict>,
 }
@@ -201,7 +217,7 @@ impl Claim {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<bool, Error> {
         note(&self.calls, &header, format!("Release {}", self.id), &options);
-        match self.id {
+        match self.id.as_str() {
             VM => Err(Error::InUse(format!("{GPU} is open in qemu-system-x86 (pid 4711); stop VM vm1 first"))),
             _ => Ok(true),
         }
@@ -211,19 +227,19 @@ impl Claim {
     }
     #[zbus(property)]
     fn id(&self) -> &str {
-        self.id
+        &self.id
     }
     #[zbus(property)]
     fn owner_kind(&self) -> &str {
-        self.owner[0]
+        &self.owner[0]
     }
     #[zbus(property)]
     fn owner_uuid(&self) -> &str {
-        self.owner[1]
+        &self.owner[1]
     }
     #[zbus(property)]
     fn owner_name(&self) -> &str {
-        self.owner[2]
+        &self.owner[2]
     }
     #[zbus(property)]
     fn owner_uid(&self) -> u32 {
@@ -263,16 +279,49 @@ fn grant(request: &str, device: &str, exists: bool, undo: &str) -> Dict {
     ])
 }
 
+fn claim(calls: &Calls, id: &str, owner: [&str; 3], state: [&'static str; 2], grants: Vec<Dict>) -> Claim {
+    Claim { calls: calls.clone(), id: id.to_owned(), owner: owner.map(str::to_owned), state, grants }
+}
+
 pub fn claims(calls: &Calls) -> Vec<Claim> {
-    let claim = |id, owner, state, grants| Claim { calls: calls.clone(), id, owner, state, grants };
     vec![
         claim(
+            calls,
             VM,
             ["domain", VM, "vm1"],
             ["preparing", "create nvidia-63 on 0000:42:00.0"],
             vec![grant("gpu0", GPU, true, "remove"), grant("gpu1", COMING, false, "remove")],
         ),
-        claim(MANUAL, ["manual", "", "test"], ["ready", ""], vec![grant("dev0", STUCK, true, "keep")]),
-        claim(EVIL, ["manual", "", "harm\u{1b}[2J\u{202e}less"], ["failed", ""], Vec::new()),
+        claim(calls, MANUAL, ["manual", "", "test"], ["ready", ""], vec![grant("dev0", STUCK, true, "keep")]),
+        claim(calls, EVIL, ["manual", "", "harm\u{1b}[2J\u{202e}less"], ["failed", ""], Vec::new()),
     ]
+}
+
+/// Those of the host with many functions: of every function what its claim says, and the mdev of a VM.
+pub fn claims_among_functions(calls: &Calls) -> Vec<Claim> {
+    let all = functions::functions(calls);
+    let grants = |id: &str| -> Vec<Dict> {
+        let held = all.iter().filter(|function| function.claim.as_deref() == Some(id));
+        let grant = |(index, function): (usize, &functions::Function)| {
+            dict([
+                ("request", format!("dev{index}").into()),
+                ("device", function.address.as_str().into()),
+                ("object", path::function(&function.address).into_inner().into()),
+                ("address", function.address.as_str().into()),
+                ("undo", "restore".into()),
+                ("xml", functions::hostdev(&function.address).into()),
+            ])
+        };
+        held.enumerate().map(grant).collect()
+    };
+    let domain = |number: usize| {
+        let id = vm(number);
+        claim(calls, &id, ["domain", &id, &format!("vm{number:02}")], ["ready", ""], grants(&id))
+    };
+    let mut claims: Vec<Claim> = (1..=14).chain([20]).map(domain).collect();
+    claims.push(claim(calls, VM, ["domain", VM, "vm1"], ["ready", ""], vec![grant("gpu0", GPU, true, "remove")]));
+    let mut manual = grants(MANUAL);
+    manual.push(grant("tty", STUCK, true, "keep"));
+    claims.push(claim(calls, MANUAL, ["manual", "", "test"], ["ready", ""], manual));
+    claims
 }

@@ -3,7 +3,9 @@
 //! It checks what a client must do (that a call which may ask for a password says so), remembers the calls it got, and
 //! answers with each kind of error when asked for the right words.
 
+mod answers;
 mod bus;
+mod functions;
 mod host;
 
 use std::collections::HashMap;
@@ -18,7 +20,8 @@ use zbus::message::{Flags, Header};
 use zbus::{Connection, DBusError, OwnedObjectPath, OwnedVariant, Variant, connection, interface};
 
 pub use bus::Bus;
-use host::{claims, mdevs, parents};
+pub use functions::vm;
+use functions::{Physical, Virtual};
 
 /// The mdev of a VM that runs.
 pub const GPU: &str = "c2177883-f1bb-47f0-914d-32a22e3a8804";
@@ -49,8 +52,17 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Starts both; `full` with devices, else on a host that has none.
+    /// Starts both; `full` with mdevs, else on a host that has none.
     pub fn start(full: bool) -> Self {
+        Self::start_on(if full { Host::Mdevs } else { Host::Empty })
+    }
+
+    /// Starts both on a host with many PCI functions.
+    pub fn start_big() -> Self {
+        Self::start_on(Host::Functions)
+    }
+
+    fn start_on(host: Host) -> Self {
         let bus = Bus::start(None);
         let calls = Calls::default();
         let (ready, wait) = mpsc::channel();
@@ -59,7 +71,7 @@ impl Fake {
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let connection = serve(&address, &log, full).await;
+                let connection = serve(&address, &log, host).await;
                 ready.send(()).unwrap();
                 std::future::pending::<()>().await;
                 drop(connection);
@@ -75,20 +87,49 @@ impl Fake {
     }
 }
 
-async fn serve(address: &str, calls: &Calls, full: bool) -> Connection {
+/// Which host it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Host {
+    /// One without devices.
+    Empty,
+    /// One with mdevs, whose mdevd knows of no PCI functions.
+    Mdevs,
+    /// One with many PCI functions.
+    Functions,
+}
+
+async fn serve(address: &str, calls: &Calls, of: Host) -> Connection {
     let mut builder = connection::Builder::address(address)
         .serve_at(path::ROOT, ObjectManager)
-        .serve_at(path::ROOT, Manager { calls: calls.clone(), full });
-    if full {
-        for parent in parents() {
-            builder = builder.serve_at(path::parent(&parent.name), parent);
+        .serve_at(path::ROOT, Manager { calls: calls.clone(), host: of });
+    let (parents, mdevs, claims, functions) = match of {
+        Host::Empty => (Vec::new(), Vec::new(), Vec::new(), Vec::new()),
+        Host::Mdevs => (host::parents(), host::mdevs(calls), host::claims(calls), Vec::new()),
+        Host::Functions => (
+            host::parents_among_functions(),
+            host::mdevs_among_functions(calls),
+            host::claims_among_functions(calls),
+            functions::functions(calls),
+        ),
+    };
+    for parent in parents {
+        builder = builder.serve_at(path::parent(&parent.name), parent);
+    }
+    for mdev in mdevs {
+        builder = builder.serve_at(path::mdev(uuid(mdev.uuid)), mdev);
+    }
+    for claim in claims {
+        builder = builder.serve_at(path::claim(uuid(&claim.id)), claim);
+    }
+    for function in functions {
+        let path = path::function(&function.address);
+        if function.pf.is_some() {
+            builder = builder.serve_at(path.clone(), Physical(function.clone()));
         }
-        for mdev in mdevs(calls) {
-            builder = builder.serve_at(path::mdev(uuid(mdev.uuid)), mdev);
+        if let Some(vf) = &function.vf {
+            builder = builder.serve_at(path.clone(), Virtual(function.clone(), vf.clone()));
         }
-        for claim in claims(calls) {
-            builder = builder.serve_at(path::claim(uuid(claim.id)), claim);
-        }
+        builder = builder.serve_at(path, function);
     }
     builder.name(BUS_NAME).build().await.unwrap()
 }
@@ -111,6 +152,8 @@ enum Error {
     NotAuthorized(String),
     NotFound(String),
     InUse(String),
+    InvalidArgument(String),
+    HostCritical(String),
     Unavailable(String),
 }
 
@@ -130,7 +173,7 @@ fn text_of(requests: &[TextDict]) -> String {
 
 struct Manager {
     calls: Calls,
-    full: bool,
+    host: Host,
 }
 
 #[interface(name = "org.mdevd1.Manager")]
@@ -159,57 +202,27 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<OwnedObjectPath, Error> {
         note(&self.calls, &header, format!("Acquire {}", text_of(&requests)), &options);
-        Ok(path::claim(uuid(if self.full { MANUAL } else { NEW })))
+        Ok(path::claim(uuid(if self.host == Host::Empty { NEW } else { MANUAL })))
     }
 
     async fn explain(&self, requests: Vec<TextDict>, _options: HashMap<String, OwnedVariant>) -> Vec<Dict> {
-        let mut candidates = Vec::new();
-        let names = requests.iter().filter(|_| self.full).flat_map(|request| match request.get("count") {
-            None => vec![(request, request["name"].clone())],
-            Some(count) => {
-                (1..=count.parse().unwrap()).map(|n: u32| (request, format!("{}.{n}", request["name"]))).collect()
-            }
-        });
-        for (request, name) in names {
-            let one = |parent: &str, verdict: &str, reason: &str, message: &str| {
-                dict([
-                    ("request", name.as_str().into()),
-                    ("device", "".into()),
-                    ("parent", parent.into()),
-                    ("verdict", verdict.into()),
-                    ("reason", reason.into()),
-                    ("message", message.into()),
-                ])
-            };
-            match request.get("type").map(String::as_str) {
-                Some("mtty-2") => candidates.push(one("mtty", "chosen", "no-instance", "no instance of mtty-2 is left on mtty")),
-                Some("nvidia-63") => {
-                    candidates.push(one("0000:42:00.0", "possible", "", ""));
-                    candidates.push(one("0000:41:00.0", "chosen", "", ""));
-                    candidates.push(one("mtty", "refused", "no-such-type", "mtty does not offer nvidia-63"));
-                }
-                _ => candidates.push(one(
-                    "0000:41:00.0",
-                    "refused",
-                    "no-instance",
-                    "0000:41:00.0 says that it has no instance of this type left: domain vm1 has gpu0, and somebody else has made 0d9e6f3a-1111-4222-8333-444455556666",
-                )),
-            }
+        match self.host {
+            Host::Empty => Vec::new(),
+            Host::Mdevs => answers::mdev_candidates(&requests),
+            Host::Functions => answers::function_candidates(&self.calls, &requests),
         }
-        candidates
+    }
+
+    async fn check(&self, options: HashMap<String, OwnedVariant>) -> Vec<Dict> {
+        answers::findings(
+            self.host,
+            &self.calls,
+            Some(mdevd_dbus::wire::text(&options, "device")).filter(|device| !device.is_empty()),
+        )
     }
 
     async fn find(&self, what: &str) -> Vec<OwnedObjectPath> {
-        let claim = |id: &str| vec![path::claim(uuid(id))];
-        match what {
-            _ if !self.full => Vec::new(),
-            "mtty" | "0000:41:00.0" | "0000:42:00.0" => vec![path::parent(what)],
-            GPU | FOREIGN | STUCK => vec![path::mdev(uuid(what))],
-            "vm1" | VM => claim(VM),
-            MANUAL => claim(MANUAL),
-            "both" => vec![path::parent("mtty"), path::mdev(uuid(STUCK))],
-            _ => Vec::new(),
-        }
+        answers::find(self.host, &self.calls, what)
     }
 
     async fn rescan(
@@ -219,7 +232,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
         note(&self.calls, &header, "Rescan".into(), &options);
-        if !self.full {
+        if self.host == Host::Empty {
             connection.clone().close().await?; // a daemon that dies in mid-call
         }
         Ok(())
@@ -236,7 +249,7 @@ impl Manager {
 
     async fn reconcile(&self, options: HashMap<String, OwnedVariant>, #[zbus(header)] header: Header<'_>) -> Vec<Dict> {
         note(&self.calls, &header, "Reconcile".into(), &options);
-        if !self.full {
+        if self.host == Host::Empty {
             return Vec::new();
         }
         let one = |id: &str, device: &str, action: &str, reason: &str| {
@@ -265,7 +278,7 @@ impl Manager {
 
     #[zbus(property)]
     fn problems(&self) -> Vec<Dict> {
-        if !self.full {
+        if self.host == Host::Empty {
             return Vec::new();
         }
         vec![dict([

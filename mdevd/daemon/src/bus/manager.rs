@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mdevd_core::claim::ProcessRef;
-use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName, RunId, parse_uuid};
+use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName, PciAddress, RunId, parse_uuid};
 use mdevd_core::request::Request;
 use mdevd_dbus::{Dict, path};
 use zbus::message::Header;
@@ -215,6 +215,31 @@ impl ManagerObject {
             ])
         };
         Ok(candidates.iter().map(one).collect())
+    }
+
+    #[zbus(out_args("findings"))]
+    async fn check(
+        &self,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Dict>> {
+        authorize(connection, &header, None, &[]).await?;
+        let mut options = Options::new(options);
+        let device: Option<String> = options.take("device", "a string")?;
+        options.finish()?;
+        let device = device.map(|address| address.parse::<PciAddress>()).transpose()?;
+        let findings = self.engine.call(move |engine| async move { engine.check(device).await }).await?;
+        let one = |finding: &mdevd_core::check::Finding| {
+            dict([
+                ("subject", finding.subject.as_str().into()),
+                ("verdict", finding.verdict.as_str().into()),
+                ("reason", finding.reason.into()),
+                ("message", finding.message.as_str().into()),
+                ("fix", finding.fix.as_str().into()),
+            ])
+        };
+        Ok(findings.iter().map(one).collect())
     }
 
     #[zbus(out_args("objects"))]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mdevd_core::holders::Holders;
 use mdevd_core::hostdev::{MdevHostdevXml, nodedev_xml};
+use mdevd_core::names::DeviceKey;
 use mdevd_dbus::{Dict, ErrorName};
 use zbus::message::Header;
 use zbus::{Connection, OwnedObjectPath};
@@ -41,8 +42,9 @@ impl MdevObject {
         authorize(connection, &header, None, &[]).await?;
         no_options(options)?;
         let uuid = self.view.get().mdev.uuid;
+        let key = DeviceKey::Mdev(uuid);
         let holders =
-            self.engine.call(move |engine| async move { Ok(engine.holders(&[uuid]).await.into_iter().next()) }).await?;
+            self.engine.call(move |engine| async move { Ok(engine.holders(&[key]).await.into_iter().next()) }).await?;
         match holders {
             Some((_, Holders::Known(list))) => {
                 Ok(list.into_iter().map(|holder| (holder.pid, holder.command)).collect())

@@ -2,11 +2,13 @@
 //! object's view and neither wait nor fail.
 
 mod claim;
+mod function;
 mod manager;
 mod mdev;
 mod parent;
 
 pub use claim::ClaimObject;
+pub use function::{FunctionObject, PhysicalObject, VirtualObject};
 pub use manager::ManagerObject;
 pub use mdev::MdevObject;
 pub use parent::ParentObject;

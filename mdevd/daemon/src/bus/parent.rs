@@ -28,6 +28,11 @@ impl ParentObject {
         self.view.get().parent.name.to_string()
     }
 
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn function(&self) -> OwnedObjectPath {
+        self.view.get().function()
+    }
+
     #[zbus(property)]
     fn numa_node(&self) -> i32 {
         self.view.get().numa_node()

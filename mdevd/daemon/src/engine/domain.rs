@@ -4,13 +4,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mdevd_core::choose::take_existing;
+use mdevd_core::choose::function::grant_function;
+use mdevd_core::choose::{Context, take_existing};
 use mdevd_core::claim::{Claim, ClaimState, Grant, Owner, ProcessRef, Undo};
 use mdevd_core::hostdev::Hostdev;
 use mdevd_core::names::{DeviceKey, MdevUuid, RunId, printable};
 use mdevd_core::plan::Plan;
 use mdevd_core::reconcile::Known;
-use mdevd_core::request::{Need, Request, Wanted, XmlOptions, bind, request_to_paste, uncovered};
+use mdevd_core::request::{
+    FunctionNeed, MdevNeed, Need, Request, Wanted, WantedFunction, XmlOptions, bind, request_to_paste, uncovered,
+};
 use mdevd_dbus::ErrorName;
 use mdevd_host::process::Alive;
 use tokio::time::Instant;
@@ -81,6 +84,7 @@ impl Engine {
             process: call.process,
             needs,
             attributes: Vec::new(),
+            force: false,
         };
         // What undoing takes must fit before the caller's patience ends.
         let steps_until = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f32(0.75);
@@ -118,11 +122,11 @@ impl Engine {
             let change = self.changed.notified();
             let Some(claim) = self.claim(&call.uuid) else { return Ok(()) };
             if claim.state == ClaimState::Ready {
-                let uuids: Vec<MdevUuid> = claim.grants.iter().map(Grant::uuid).collect();
-                for (uuid, holders) in self.holders(&uuids).await {
+                let keys: Vec<DeviceKey> = claim.grants.iter().map(Grant::key).collect();
+                for (key, holders) in self.holders(&keys).await {
                     if !holders.none() {
                         let message = format!(
-                            "{uuid} of an earlier run of '{}' is still held by {holders}",
+                            "{key} of an earlier run of '{}' is still held by {holders}",
                             printable(&call.name)
                         );
                         return Err(Error::new(ErrorName::InUse, message));
@@ -179,14 +183,14 @@ impl Engine {
                 return Err(Error::invalid(message));
             }
             let name = uuid.to_string();
-            more.push(Need {
+            more.push(Need::Mdev(MdevNeed {
                 name,
                 uuid,
                 wanted: Wanted::Existing,
                 numa_node: None,
                 model: None,
                 xml: XmlOptions::default(),
-            });
+            }));
         }
         Ok(more)
     }
@@ -216,8 +220,8 @@ impl Engine {
     /// stays.
     pub async fn adopt_unclaimed(self: &Rc<Self>, call: &DomainCall) -> Result<bool> {
         let (needs, _) = call.parse()?;
-        let uuids: Vec<MdevUuid> = needs.iter().map(|need| need.uuid).collect();
-        self.refresh_mdevs(&uuids).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
+        let keys: Vec<DeviceKey> = needs.iter().filter_map(key_of).collect();
+        self.refresh(&keys).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
         let mut grants = Vec::new();
         {
             let state = self.state.borrow();
@@ -228,13 +232,18 @@ impl Engine {
             let claims: Vec<&Claim> = state.claims.values().map(|claim| &**claim).collect();
             let context = state.context(&claims, &[]);
             for need in &needs {
-                // What the request says matters at the start; a device that a running VM has is its own as it is.
-                let has = Need { wanted: Wanted::Existing, numa_node: None, model: None, ..need.clone() };
-                if let Some(mut grant) = take_existing(&context, &has, true)? {
-                    if need.uuid == MdevUuid::derived(call.uuid, &need.name) {
-                        grant.undo = Undo::Remove;
+                match need {
+                    Need::Mdev(need) => {
+                        // What the request says matters at the start; a device that a running VM has is its own as it is.
+                        let has = MdevNeed { wanted: Wanted::Existing, numa_node: None, model: None, ..need.clone() };
+                        if let Some(mut grant) = take_existing(&context, &has, true)? {
+                            if need.uuid == MdevUuid::derived(call.uuid, &need.name) {
+                                grant.undo = Undo::Remove;
+                            }
+                            grants.push(grant);
+                        }
                     }
-                    grants.push(grant);
+                    Need::Function(need) => grants.extend(adopt_function(&context, need)?),
                 }
             }
         }
@@ -254,17 +263,35 @@ impl Engine {
             grants,
             problem: String::new(),
         };
-        let devices: Vec<String> = claim
-            .grants
-            .iter()
-            .map(|grant| match grant.device {
-                DeviceKey::Mdev(uuid) => uuid.to_string(),
-            })
-            .collect();
+        let devices: Vec<String> = claim.grants.iter().map(|grant| grant.key().to_string()).collect();
         tracing::info!("adopted the running {} with {}", claim.owner, devices.join(", "));
         self.save_claim(&claim)?;
         self.state.borrow_mut().claims.insert(claim.id, Arc::new(claim));
         self.changed.notify_waiters();
         Ok(true)
     }
+}
+
+/// The device that a domain's need names.
+fn key_of(need: &Need) -> Option<DeviceKey> {
+    match need {
+        Need::Mdev(need) => Some(DeviceKey::Mdev(need.uuid)),
+        Need::Function(need) => match need.wanted {
+            WantedFunction::Address(address) => Some(DeviceKey::Pci(address)),
+            WantedFunction::Card(_) | WantedFunction::Any { .. } => None,
+        },
+    }
+}
+
+/// The promise of a function to a domain that has it already. What it was before is not known, so nothing is put back but by libvirt.
+fn adopt_function(context: &Context<'_>, need: &FunctionNeed) -> Result<Option<Grant>> {
+    let WantedFunction::Address(address) = need.wanted else { return Ok(None) };
+    let key = DeviceKey::Pci(address);
+    if let Some(claim) = context.claims.iter().find(|claim| claim.grant(key).is_some()) {
+        return Err(Error::new(ErrorName::InUse, format!("{address} is promised to {}", claim.owner)));
+    }
+    let Some(function) = context.inventory.function(&address) else { return Ok(None) };
+    let mut grant = grant_function(context.inventory, need, &need.name, function);
+    grant.undo = Undo::Keep;
+    Ok(Some(grant))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mdevd_core::claim::{Claim, ClaimState, Grant, Owner};
-use mdevd_core::names::{MdevUuid, RunId, printable};
+use mdevd_core::names::{DeviceKey, RunId, printable};
 use mdevd_core::reconcile::{Action, Known, Look, decide, to_adopt};
 use mdevd_host::domains::DomainStatusView;
 use mdevd_host::process::Alive;
@@ -59,7 +59,7 @@ impl Engine {
         let of_domains = claims
             .iter()
             .filter(|claim| claim.state == ClaimState::Ready && matches!(claim.owner, Owner::Domain { .. }));
-        let devices: Vec<MdevUuid> = of_domains.flat_map(|claim| claim.grants.iter().map(Grant::uuid)).collect();
+        let devices: Vec<DeviceKey> = of_domains.flat_map(|claim| claim.grants.iter().map(Grant::key)).collect();
         let holders: BTreeMap<_, _> =
             if devices.is_empty() { BTreeMap::new() } else { self.holders(&devices).await.into_iter().collect() };
         let mut done = Vec::new();
@@ -68,10 +68,10 @@ impl Engine {
                 Some(process) => self.process_alive(process).await,
                 None => Known::Known(false),
             };
-            let own = claim.grants.iter().map(Grant::uuid);
+            let own = claim.grants.iter().map(Grant::key);
             let look = Look {
                 running: runs(&domains, &claim.id),
-                holders: own.filter_map(|uuid| Some((uuid, holders.get(&uuid)?.clone()))).collect(),
+                holders: own.filter_map(|key| Some((key, holders.get(&key)?.clone()))).collect(),
                 libvirt_alive,
                 absent_since: self.state.borrow().absent_since.get(&claim.id).copied(),
                 now: self.uptime(),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mdevd_core::claim::{Claim, ClaimState, Owner, Undo};
-use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName, printable};
+use mdevd_core::names::{DeviceKey, MdevTypeId, MdevUuid, ParentName, printable};
 use mdevd_core::plan::{Step, attribute_name_is_sound};
-use mdevd_core::request::{Need, Request, Wanted, XmlOptions, needs_without_domain};
+use mdevd_core::request::{MdevNeed, Need, Request, Wanted, XmlOptions, needs_without_domain};
 use mdevd_dbus::ErrorName;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -66,14 +66,14 @@ impl Engine {
                 return existing.map(|uuid| (uuid, false));
             }
         }
-        let need = Need {
+        let need = Need::Mdev(MdevNeed {
             name: "mdev".into(),
             uuid,
             wanted: Wanted::Type { mdev_type: call.mdev_type, parent: call.parent },
             numa_node: None,
             model: None,
             xml: XmlOptions::default(),
-        };
+        });
         let draft = Draft {
             id: Uuid::now_v7(),
             owner: Owner::Manual { label: call.label },
@@ -81,6 +81,7 @@ impl Engine {
             process: None,
             needs: vec![need],
             attributes: call.attributes,
+            force: false,
         };
         let made = self.make_claim(draft, Instant::now() + DEADLINE).await;
         made.map_err(|error| match error.name {
@@ -93,7 +94,7 @@ impl Engine {
 
     fn existing(&self, call: &CreateCall, uuid: &MdevUuid) -> Result<Option<MdevUuid>> {
         let state = self.state.borrow();
-        let owner = self.claim_of(uuid);
+        let owner = self.claim_of(DeviceKey::Mdev(*uuid));
         let Some(mdev) = state.inventory.mdev(uuid) else {
             let Some(owner) = owner else { return Ok(None) };
             let message = format!("the mediated device {uuid} is promised to {} and is being made", owner.owner);
@@ -135,16 +136,17 @@ impl Engine {
             process: None,
             needs: needs_without_domain(&requests, || MdevUuid(Uuid::new_v4())),
             attributes: Vec::new(),
+            force: false,
         };
         self.make_claim(draft, Instant::now() + DEADLINE).await
     }
 
     /// The claim that a device is in.
-    pub fn claim_of(&self, uuid: &MdevUuid) -> Option<Arc<Claim>> {
+    pub fn claim_of(&self, device: DeviceKey) -> Option<Arc<Claim>> {
         let state = self.state.borrow();
-        let mut claims = state.claims.values().filter(|claim| claim.grant(uuid).is_some());
+        let mut claims = state.claims.values().filter(|claim| claim.grant(device).is_some());
         // The one that made it, when a domain has borrowed it from a manual claim.
-        let made = claims.clone().find(|claim| claim.grant(uuid).is_some_and(|grant| grant.undo == Undo::Remove));
+        let made = claims.clone().find(|claim| claim.grant(device).is_some_and(|grant| grant.undo == Undo::Remove));
         made.or_else(|| claims.next()).cloned()
     }
 
@@ -153,7 +155,8 @@ impl Engine {
     /// it was authorized. False when it was gone already.
     pub async fn remove_mdev(self: &Rc<Self>, uuid: MdevUuid, shown: Option<Uuid>, force: bool) -> Result<bool> {
         self.refresh_mdevs(&[uuid]).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
-        let claim = self.claim_of(&uuid);
+        let device = DeviceKey::Mdev(uuid);
+        let claim = self.claim_of(device);
         let mdev = self.state.borrow().inventory.mdev(&uuid).cloned();
         let changed_hands = || {
             let message = format!("{uuid} has got another owner meanwhile; look at it again");
@@ -188,14 +191,14 @@ impl Engine {
             let message = format!("{uuid} on {} was not made by mdevd; --force removes it all the same", mdev.parent);
             return Err(Error::new(ErrorName::Conflict, message));
         }
-        match self.holders(&[uuid]).await.into_iter().next() {
+        match self.holders(&[device]).await.into_iter().next() {
             Some((_, holders)) if holders.none() => {}
             Some((_, holders)) => {
                 return Err(Error::new(ErrorName::InUse, format!("{uuid} is in use by {holders}; stop that first")));
             }
             None => return Err(Error::new(ErrorName::InUse, format!("who holds {uuid} is not known"))),
         }
-        if self.claim_of(&uuid).is_some() {
+        if self.claim_of(device).is_some() {
             return Err(changed_hands());
         }
         tracing::info!("removing the foreign {uuid} by force");

@@ -2,10 +2,12 @@
 //! between two waits, so choosing and reserving happen in one turn and no lock is needed.
 //!
 //! Files: [`ask`] what a client asks and nothing changes; [`prepare`] a claim from need to ready; [`release`] and back; [`steps`] one
-//! write with its read-back; [`scan`] what the kernel says; [`look`] reconcile; [`recover`] what a start finds.
+//! write with its read-back; [`scan`] what the kernel says of mediated devices, [`functions`] of PCI functions; [`vfs`] how many
+//! virtual functions there are; [`look`] reconcile; [`recover`] what a start finds.
 
 pub mod ask;
 pub mod domain;
+pub mod functions;
 pub mod look;
 pub mod manual;
 pub mod prepare;
@@ -14,6 +16,7 @@ pub mod release;
 pub mod reload;
 pub mod scan;
 pub mod steps;
+pub mod vfs;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +29,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mdevd_core::choose::Context;
 use mdevd_core::claim::{Claim, ClaimState};
-use mdevd_core::inventory::Inventory;
-use mdevd_core::names::{MdevUuid, ParentName};
+use mdevd_core::inventory::{DeviceState, Inventory};
+use mdevd_core::names::{DeviceKey, ParentName, PciAddress};
 use mdevd_dbus::ErrorName;
 use mdevd_host::busy::BusyLocks;
 use mdevd_host::files::ClaimFiles;
@@ -54,12 +57,18 @@ pub struct State {
     pub working: BTreeSet<Uuid>,
     /// Parents that a write or read has not come back from, and why.
     pub stuck_parents: BTreeMap<ParentName, String>,
-    /// Mediated devices that a write has not come back from, and why.
-    pub stuck_mdevs: BTreeMap<MdevUuid, String>,
-    /// Mediated devices with a write in flight, which are shown as they were.
-    pub in_flight: BTreeSet<MdevUuid>,
-    /// One change at a time per parent.
-    pub parent_locks: BTreeMap<ParentName, Arc<Mutex<()>>>,
+    /// Devices that a write or read has not come back from, and why.
+    pub stuck: BTreeMap<DeviceKey, String>,
+    /// Devices with a write in flight, which are shown as they were.
+    pub in_flight: BTreeSet<DeviceKey>,
+    /// One change at a time per parent, per physical function and per other function, by its name in sysfs.
+    pub locks: BTreeMap<String, Arc<Mutex<()>>>,
+    /// Why the host itself needs a PCI function, a clause each.
+    pub critical: BTreeMap<PciAddress, Vec<String>>,
+    /// Why the list of mounts could not be read, without which it is not known what the host itself needs.
+    pub mounts_unread: Option<String>,
+    /// What PCI functions are called, and which drivers there are for them; read with each full look.
+    pub pci_words: Arc<functions::PciWords>,
     /// Since when (seconds of [`Engine::uptime`]) a claim's domain has looked gone.
     pub absent_since: BTreeMap<Uuid, u64>,
     /// What is wrong and is not said by a device or claim itself: subject, message.
@@ -265,12 +274,23 @@ impl Engine {
             now.insert((parent.to_string(), why.clone()));
         }
         for mdev in state.inventory.mdevs() {
-            if let mdevd_core::inventory::DeviceState::Stuck(why) = &mdev.state {
+            if let DeviceState::Stuck(why) = &mdev.state {
                 now.insert((mdev.uuid.to_string(), why.clone()));
             }
         }
-        for claim in state.claims.values().filter(|claim| claim.state == ClaimState::Failed) {
-            now.insert((format!("claim {}", claim.id), format!("{}: {}", claim.owner, claim.problem)));
+        for function in state.inventory.functions() {
+            let subject = function.address.to_string();
+            now.extend(function.problems.iter().map(|problem| (subject.clone(), problem.clone())));
+            if let DeviceState::Stuck(why) = &function.state {
+                now.insert((subject, why.clone()));
+            }
+        }
+        for claim in state.claims.values() {
+            // One that is ready has a problem when a device of it has vanished.
+            let wrong = matches!(claim.state, ClaimState::Failed | ClaimState::Ready) && !claim.problem.is_empty();
+            if wrong {
+                now.insert((format!("claim {}", claim.id), format!("{}: {}", claim.owner, claim.problem)));
+            }
         }
         let unix = unix_now();
         let known = std::mem::take(&mut state.problems);

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mdevd_core::choose::{Candidate, choose, take_existing};
-use mdevd_core::claim::{Claim, ClaimState, Grant, Owner, ProcessRef, Undo};
-use mdevd_core::names::{DeviceKey, ParentName, RunId};
+use std::collections::BTreeSet;
+
+use mdevd_core::choose::function::{choose_function, grant_function};
+use mdevd_core::choose::{Candidate, Reason, Refusal, Verdict, choose, take_existing};
+use mdevd_core::claim::{Claim, ClaimState, Grant, Granted, GrantedMdev, Owner, ProcessRef, Undo};
+use mdevd_core::names::{DeviceKey, MdevUuid, ParentName, PciAddress, RunId};
 use mdevd_core::plan::{Plan, Step};
-use mdevd_core::request::{Need, Wanted};
+use mdevd_core::request::{FunctionNeed, MdevNeed, Need, Wanted, WantedFunction};
 use mdevd_dbus::ErrorName;
 use rustix::io::Errno;
 use tokio::time::Instant;
@@ -34,6 +37,8 @@ pub struct Draft {
     pub needs: Vec<Need>,
     /// Attributes to set on a new device.
     pub attributes: Vec<(String, String)>,
+    /// Whether also what the host itself needs is given: only by hand, to one who has typed its address twice.
+    pub force: bool,
 }
 
 /// The answers of `create` that mean "not here": another parent is tried. Everything else is the same everywhere.
@@ -42,9 +47,7 @@ const TRY_ELSEWHERE: [Errno; 4] = [Errno::NOSPC, Errno::BUSY, Errno::AGAIN, Errn
 impl Engine {
     /// Makes a claim and its devices, or leaves nothing behind.
     pub async fn make_claim(self: &Rc<Self>, draft: Draft, deadline: Instant) -> Result<Arc<Claim>> {
-        let uuids: Vec<_> = draft.needs.iter().map(|need| need.uuid).collect();
-        // Somebody may have made one of them by hand a moment ago, before the kernel's event has come.
-        self.refresh_mdevs(&uuids).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
+        self.look_at_needs(&draft.needs).await?;
         let id = draft.id;
         let needs = draft.needs.clone();
         if let Err(error) = self.reserve(draft) {
@@ -69,6 +72,42 @@ impl Engine {
         Err(error)
     }
 
+    /// Somebody may have made one of the devices by hand a moment ago, or changed it, before the kernel's event has come.
+    async fn look_at_needs(self: &Rc<Self>, needs: &[Need]) -> Result<()> {
+        let stuck = |why| Error::new(ErrorName::Stuck, why);
+        let uuids: Vec<MdevUuid> = needs.iter().filter_map(Need::mdev).map(|need| need.uuid).collect();
+        self.refresh_mdevs(&uuids).await.map_err(stuck)?;
+        let functions = needs.iter().filter_map(|need| match need {
+            Need::Function(need) => Some(&need.wanted),
+            Need::Mdev(_) => None,
+        });
+        let mut meant: BTreeSet<PciAddress> = BTreeSet::new();
+        let mut any = false;
+        for wanted in functions {
+            any = true;
+            match wanted {
+                WantedFunction::Address(address) => {
+                    meant.insert(*address);
+                }
+                WantedFunction::Card(card) => meant.extend((0..8).map(|number| card.function(number))),
+                // Every one was looked at when the kernel last spoke of it.
+                WantedFunction::Any { .. } => {}
+            }
+        }
+        if !any {
+            return Ok(());
+        }
+        self.refresh_critical().await;
+        for address in meant {
+            self.refresh_function(address).await.map_err(stuck)?;
+            let pf = self.pf_of(address);
+            if pf != address {
+                self.refresh_function(pf).await.map_err(stuck)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Chooses for every need and puts the claim on disk, without a wait in between: nobody else can choose meanwhile.
     fn reserve(&self, draft: Draft) -> Result<()> {
         let mut claim = Claim {
@@ -84,12 +123,24 @@ impl Engine {
             plan: Plan::default(),
             problem: String::new(),
         };
+        // What goes to the same VM may share an IOMMU group.
+        let together: BTreeSet<PciAddress> = draft.needs.iter().filter_map(fixed_function).collect();
         for need in &draft.needs {
-            let mut grant = self.choose_grant(need, &claim, &[])?;
-            if grant.undo == Undo::Remove {
-                grant.attributes.clone_from(&draft.attributes);
+            match need {
+                Need::Mdev(need) => {
+                    let mut grant = self.choose_grant(need, &claim, &[])?;
+                    if grant.undo == Undo::Remove
+                        && let Some(mdev) = grant.mdev_mut()
+                    {
+                        mdev.attributes.clone_from(&draft.attributes);
+                    }
+                    claim.grants.push(grant);
+                }
+                Need::Function(need) => {
+                    let grants = self.choose_functions(need, &claim, &together, draft.force)?;
+                    claim.grants.extend(grants);
+                }
             }
-            claim.grants.push(grant);
         }
         claim.plan = Plan::prepare(&claim.grants);
         if self.state.borrow().claims.contains_key(&claim.id) {
@@ -110,7 +161,7 @@ impl Engine {
         Ok(())
     }
 
-    fn choose_grant(&self, need: &Need, draft: &Claim, refused: &[(ParentName, String)]) -> Result<Grant> {
+    fn choose_grant(&self, need: &MdevNeed, draft: &Claim, refused: &[(ParentName, String)]) -> Result<Grant> {
         let state = self.state.borrow();
         let others = state.claims.values().filter(|claim| claim.id != draft.id).map(|claim| &**claim);
         let claims: Vec<&Claim> = others.chain([draft]).collect();
@@ -125,6 +176,40 @@ impl Engine {
         }
         let grant = choice.candidates.first().and_then(|candidate| new_device(need, candidate));
         grant.ok_or_else(|| Error::new(ErrorName::NoCandidate, format!("no device for '{}'", need.name)))
+    }
+
+    fn choose_functions(
+        &self,
+        need: &FunctionNeed,
+        draft: &Claim,
+        together: &BTreeSet<PciAddress>,
+        force: bool,
+    ) -> Result<Vec<Grant>> {
+        let state = self.state.borrow();
+        let others = state.claims.values().filter(|claim| claim.id != draft.id).map(|claim| &**claim);
+        let claims: Vec<&Claim> = others.chain([draft]).collect();
+        let context = state.context(&claims, &[]);
+        let choice = choose_function(&context, need, together);
+        let chosen = choice.chosen(&need.wanted);
+        let mut grants = Vec::new();
+        let forced = choice.candidates.iter().filter(|candidate| {
+            let critical = |refusal: &Refusal| force && refusal.reason == Reason::HostCritical;
+            matches!(&candidate.verdict, Verdict::Refused(refusal) if critical(refusal))
+        });
+        let forced: Vec<PciAddress> = forced.map(|candidate| candidate.address).collect();
+        match choice.refusal {
+            Some(refusal) if forced.is_empty() || forced.len() < choice.candidates.len() => return Err(refusal.into()),
+            _ => {}
+        }
+        for address in chosen.iter().chain(&forced) {
+            let Some(function) = state.inventory.function(address) else { continue };
+            let name = match need.wanted {
+                WantedFunction::Card(_) => format!("{}.{}", need.name, address.function),
+                _ => need.name.clone(),
+            };
+            grants.push(grant_function(&state.inventory, need, &name, function));
+        }
+        Ok(grants)
     }
 
     async fn carry_out(self: &Rc<Self>, id: &Uuid, needs: &[Need], deadline: Instant) -> Result<()> {
@@ -149,6 +234,7 @@ impl Engine {
                         Arc::make_mut(claim).plan.done += 1;
                     }
                 }
+                Err(error) if step.device().pci().is_some() => return Err(error.into()),
                 Err(StepError::Refused(error)) if matches!(step, Step::Create { .. }) && error.is(Errno::EXIST) => {
                     // Not ours, whoever made it: the undo must leave it.
                     self.update_claim(id, |claim| keep(claim, &step))?;
@@ -161,8 +247,8 @@ impl Engine {
                         self.own_what_was_made(id, &step)?;
                     }
                     // What the parent said to have left may have been old.
-                    if matches!(error, StepError::Refused(_)) {
-                        self.refresh_parent(step.parent()).await;
+                    if let (StepError::Refused(_), Some(parent)) = (&error, step.parent()) {
+                        self.refresh_parent(parent).await;
                     }
                     self.choose_again(id, needs, &step, error, &mut refused)?;
                 }
@@ -179,8 +265,9 @@ impl Engine {
         let seen = self.state.borrow().inventory.mdev(uuid).cloned().filter(|mdev| mdev.parent == *parent);
         let Some(mdev_type) = seen.and_then(|mdev| mdev.mdev_type.clone()) else { return Ok(()) };
         self.update_claim(id, |claim| {
-            for grant in claim.grants.iter_mut().filter(|grant| grant.uuid() == *uuid) {
-                grant.mdev_type = mdev_type.clone();
+            let mdevs = claim.grants.iter_mut().filter_map(Grant::mdev_mut);
+            for mdev in mdevs.filter(|mdev| mdev.uuid == *uuid) {
+                mdev.mdev_type = mdev_type.clone();
             }
         })
     }
@@ -195,13 +282,41 @@ impl Engine {
     /// A device that was there before may be in use by somebody whom mdevd knows nothing of.
     async fn nobody_holds_what_was_there(&self, id: &Uuid) -> Result<()> {
         let Some(claim) = self.claim(id) else { return Err(cancelled()) };
-        let kept: Vec<_> = claim.grants.iter().filter(|grant| grant.undo == Undo::Keep).map(Grant::uuid).collect();
-        if kept.is_empty() {
+        let there = claim.grants.iter().filter(|grant| grant.undo != Undo::Remove);
+        let there: Vec<DeviceKey> = there.map(Grant::key).collect();
+        if there.is_empty() {
             return Ok(());
         }
-        for (uuid, holders) in self.holders(&kept).await {
+        for (key, holders) in self.holders(&there).await {
             if !holders.none() {
-                return Err(Error::new(ErrorName::InUse, format!("the mediated device {uuid} is in use by {holders}")));
+                let what = match key {
+                    DeviceKey::Mdev(_) => "the mediated device",
+                    DeviceKey::Pci(_) => "the PCI function",
+                };
+                return Err(Error::new(ErrorName::InUse, format!("{what} {key} is in use by {holders}")));
+            }
+        }
+        self.drivers_are_there(&claim).await
+    }
+
+    /// A driver that is to be bound must be loaded: mdevd loads no modules.
+    async fn drivers_are_there(&self, claim: &Claim) -> Result<()> {
+        let drivers: BTreeSet<_> = claim
+            .grants
+            .iter()
+            .filter_map(Grant::function)
+            .filter_map(|function| {
+                function.driver.clone().filter(|driver| function.driver_was.as_ref() != Some(driver))
+            })
+            .collect();
+        for driver in drivers {
+            let at = self.roots.sys.join("bus/pci/drivers").join(driver.as_str());
+            let there = self.scanner.run(move || at.exists()).await;
+            if matches!(there, Ok(false)) {
+                let message = format!(
+                    "the driver {driver} is not loaded: modprobe {driver}; for every boot: echo {driver} >/etc/modules-load.d/{driver}.conf"
+                );
+                return Err(Error::new(ErrorName::NotSupported, message));
             }
         }
         Ok(())
@@ -223,10 +338,13 @@ impl Engine {
             _ => return Err(error.into()),
         };
         let Some(claim) = self.claim(id) else { return Err(cancelled()) };
-        let Some(position) = claim.grants.iter().position(|grant| grant.uuid() == *uuid) else {
+        let key = DeviceKey::Mdev(*uuid);
+        let Some(position) = claim.grants.iter().position(|grant| grant.key() == key) else {
             return Err(error.into());
         };
-        let Some(need) = needs.iter().find(|need| need.uuid == *uuid) else { return Err(error.into()) };
+        let Some(need) = needs.iter().filter_map(Need::mdev).find(|need| need.uuid == *uuid) else {
+            return Err(error.into());
+        };
         tracing::info!("{parent} refused {uuid}: {why}; choosing again");
         let list = refused.entry(need.name.clone()).or_default();
         list.push((parent.clone(), why));
@@ -234,8 +352,8 @@ impl Engine {
         let old = draft.grants.remove(position);
         // The refused device must not count as reserved while the next parent is looked for, nor be undone when there is none.
         let mut grant = self.choose_grant(need, &draft, list)?;
-        if grant.undo == Undo::Remove {
-            grant.attributes = old.attributes;
+        if let (Undo::Remove, Some(mdev), Some(old)) = (grant.undo, grant.mdev_mut(), old.mdev()) {
+            mdev.attributes.clone_from(&old.attributes);
         }
         draft.grants.insert(position, grant);
         let plan = Plan::prepare(&draft.grants);
@@ -246,24 +364,30 @@ impl Engine {
     }
 }
 
+/// The function that a need names by its address.
+fn fixed_function(need: &Need) -> Option<PciAddress> {
+    match need {
+        Need::Function(FunctionNeed { wanted: WantedFunction::Address(address), .. }) => Some(*address),
+        _ => None,
+    }
+}
+
 /// The promise of a device that is to be made on this candidate; `None` when the need is for one that exists.
-pub fn new_device(need: &Need, candidate: &Candidate) -> Option<Grant> {
+pub fn new_device(need: &MdevNeed, candidate: &Candidate) -> Option<Grant> {
     let Wanted::Type { mdev_type, .. } = &need.wanted else { return None };
-    Some(Grant {
-        request: need.name.clone(),
-        device: DeviceKey::Mdev(need.uuid),
+    let device = GrantedMdev {
+        uuid: need.uuid,
         parent: candidate.parent.clone(),
         mdev_type: mdev_type.clone(),
         device_api: candidate.device_api.clone(),
-        undo: Undo::Remove,
         attributes: Vec::new(),
-        xml: need.xml.clone(),
-    })
+    };
+    Some(Grant { request: need.name.clone(), device: Granted::Mdev(device), undo: Undo::Remove, xml: need.xml.clone() })
 }
 
 /// The device of this step was not made by this claim.
 fn keep(claim: &mut Claim, step: &Step) {
-    for grant in claim.grants.iter_mut().filter(|grant| grant.uuid() == step.uuid()) {
+    for grant in claim.grants.iter_mut().filter(|grant| grant.key() == step.device()) {
         grant.undo = Undo::Keep;
     }
 }

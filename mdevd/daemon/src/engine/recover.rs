@@ -16,6 +16,7 @@ impl Engine {
     /// Loads the claims and looks at the host. Nothing is written to a device yet.
     pub async fn load(self: &Rc<Self>, events: &mpsc::UnboundedSender<Event>) {
         self.find_writes_in_flight(events);
+        self.tell_hook();
         let (claims, problems) = self.claim_files.load();
         {
             let mut state = self.state.borrow_mut();
@@ -73,14 +74,14 @@ impl Engine {
             Vec::new()
         });
         for key in keys {
-            let Some((uuid, parent)) = parse_busy_key(&key) else {
+            let Some((device, parent)) = parse_busy_key(&key) else {
                 tracing::warn!("a write under the unknown lock '{key}' is in flight");
                 continue;
             };
             let why = "a write that began before mdevd was restarted has not come back from the kernel".to_string();
-            tracing::warn!("{uuid}: {why}");
+            tracing::warn!("{device}: {why}");
             let mut state = self.state.borrow_mut();
-            state.stuck_mdevs.insert(uuid, why.clone());
+            state.stuck.insert(device, why.clone());
             if let Some(parent) = parent {
                 state.stuck_parents.insert(parent, why);
             }
@@ -95,15 +96,15 @@ impl Engine {
                 let _ = events.send(Event::WriteEnded(key));
             });
             if let Err(error) = waiter {
-                tracing::error!("cannot wait for {uuid}: {error}");
+                tracing::error!("cannot wait for {device}: {error}");
             }
         }
     }
 
     /// A write of the daemon before has come back: the facts are final now.
     pub async fn write_ended(self: &Rc<Self>, key: &str) {
-        let Some((uuid, parent)) = parse_busy_key(key) else { return };
-        tracing::info!("{uuid}: the write of the daemon before has come back from the kernel");
-        self.unmark_stuck(&uuid, parent.as_ref()).await;
+        let Some((device, parent)) = parse_busy_key(key) else { return };
+        tracing::info!("{device}: the write of the daemon before has come back from the kernel");
+        self.unmark_stuck(device, parent.as_ref()).await;
     }
 }

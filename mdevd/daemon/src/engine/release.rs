@@ -4,9 +4,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use mdevd_core::claim::{Claim, ClaimState, Grant, Owner, Undo};
-use mdevd_core::names::{MdevUuid, RunId};
-use mdevd_core::plan::{Plan, Step};
+use mdevd_core::claim::{Claim, ClaimState, Grant, Granted, GrantedFunction, GrantedMdev, Owner, Undo};
+use mdevd_core::names::{DeviceKey, MdevUuid, RunId};
+use mdevd_core::plan::{Plan, Step, restore};
 use mdevd_core::reconcile::Known;
 use mdevd_dbus::ErrorName;
 use tokio::time::Instant;
@@ -27,6 +27,11 @@ const RETRY: std::ops::RangeInclusive<u64> = 1..=30;
 const SELF_REMOVAL: Duration = Duration::from_secs(6);
 /// The driver that does.
 const SELF_REMOVING_DRIVER: &str = "nvidia";
+
+/// How long one try at bringing a function back to its driver may take.
+const RESTORE_WITHIN: Duration = Duration::from_secs(20);
+/// The most steps of such a try: vGPU type, override, unbind, probe, override, settings, and two that somebody else made necessary.
+const MOST_STEPS: usize = 8;
 
 /// How one device's giving back went.
 enum Given {
@@ -169,7 +174,7 @@ impl Engine {
         let Some(claim) = self.claim(id) else { return };
         let left: Vec<Grant> = claim.grants.iter().filter(|other| *other != grant).cloned().collect();
         let plan = Plan::release(&left);
-        if grant.undo == Undo::Keep || plan.steps.is_empty() {
+        if grant.undo == Undo::Keep || left.iter().all(|grant| grant.undo == Undo::Keep) {
             return;
         }
         let written = self.update_claim(id, |claim| {
@@ -185,10 +190,44 @@ impl Engine {
         if grant.undo == Undo::Keep {
             return Given::Back;
         }
-        let uuid = grant.uuid();
-        if let Some(why) = self.state.borrow().stuck_mdevs.get(&uuid) {
-            return Given::Not(format!("{uuid} is stuck: {why}"));
+        let key = grant.key();
+        if let Some(why) = self.state.borrow().stuck.get(&key) {
+            return Given::Not(format!("{key} is stuck: {why}"));
         }
+        match &grant.device {
+            Granted::Mdev(mdev) => self.remove_granted(claim, mdev).await,
+            Granted::Pci(function) => self.restore_granted(function).await,
+        }
+    }
+
+    /// Brings a function back to what it was, step by step from what it is. A step that would take it from somebody is not made.
+    async fn restore_granted(self: &Rc<Self>, was: &GrantedFunction) -> Given {
+        let address = was.address;
+        let deadline = Instant::now() + RESTORE_WITHIN;
+        for _ in 0..MOST_STEPS {
+            if let Err(why) = self.refresh_function(address).await {
+                return Given::Not(why);
+            }
+            if let Some(vf) = &was.vf {
+                // A physical function that is gone has taken the virtual one with it.
+                let _ = self.refresh_function(vf.pf).await;
+            }
+            let Some(step) = restore(was, &self.state.borrow().inventory) else { return Given::Back };
+            // Right before the write: taking a held function from its driver would block until its user closes it.
+            match self.holders(&[DeviceKey::Pci(address)]).await.into_iter().next() {
+                Some((_, holders)) if holders.none() => {}
+                Some((_, holders)) => return Given::Not(format!("{address} is still held by {holders}")),
+                None => return Given::Not(format!("who holds {address} is not known")),
+            }
+            if let Err(error) = self.run_step(&step, deadline).await {
+                return Given::Not(Error::from(error).message);
+            }
+        }
+        Given::Not(format!("{address} does not come back to what it was; see the kernel's log: journalctl -k"))
+    }
+
+    async fn remove_granted(self: &Rc<Self>, claim: &Claim, grant: &GrantedMdev) -> Given {
+        let (uuid, key) = (grant.uuid, DeviceKey::Mdev(grant.uuid));
         if let Err(why) = self.refresh_mdevs(&[uuid]).await {
             return Given::Not(why);
         }
@@ -200,7 +239,7 @@ impl Engine {
                 tracing::warn!("{uuid} is no longer what the claim of {} made; it stays", claim.owner);
                 return Given::Back;
             }
-            let borrower = state.claims.values().find(|other| other.id != claim.id && other.grant(&uuid).is_some());
+            let borrower = state.claims.values().find(|other| other.id != claim.id && other.grant(key).is_some());
             if let Some(other) = borrower {
                 return Given::Not(format!("{uuid} is used by {}", other.owner));
             }
@@ -209,7 +248,7 @@ impl Engine {
             return Given::Back;
         }
         // Right before the write: a removal of a held device would block until its user closes it.
-        match self.holders(&[uuid]).await.into_iter().next() {
+        match self.holders(&[key]).await.into_iter().next() {
             Some((_, holders)) if holders.none() => {}
             Some((_, holders)) => return Given::Not(format!("{uuid} is still held by {holders}")),
             None => return Given::Not(format!("who holds {uuid} is not known")),
@@ -259,10 +298,10 @@ impl Engine {
             );
             return Err(Error::new(ErrorName::Conflict, message));
         }
-        let uuids: Vec<_> = claim.grants.iter().map(Grant::uuid).collect();
-        for (uuid, holders) in self.holders(&uuids).await {
+        let keys: Vec<_> = claim.grants.iter().map(Grant::key).collect();
+        for (key, holders) in self.holders(&keys).await {
             if !holders.none() {
-                return Err(Error::new(ErrorName::InUse, format!("{uuid} is in use by {holders}; stop that first")));
+                return Err(Error::new(ErrorName::InUse, format!("{key} is in use by {holders}; stop that first")));
             }
         }
         if matches!(claim.owner, Owner::Domain { .. }) && !claim.state.is_ending() {
@@ -278,9 +317,9 @@ impl Engine {
         }
         // Nobody loses what is only lent: just what this claim made goes with it.
         for grant in claim.grants.iter().filter(|grant| grant.undo == Undo::Remove) {
-            let (state, uuid) = (self.state.borrow(), grant.uuid());
-            if let Some(other) = state.claims.values().find(|other| other.id != *id && other.grant(&uuid).is_some()) {
-                return Err(Error::new(ErrorName::InUse, format!("{uuid} is in use by {}", other.owner)));
+            let (state, key) = (self.state.borrow(), grant.key());
+            if let Some(other) = state.claims.values().find(|other| other.id != *id && other.grant(key).is_some()) {
+                return Err(Error::new(ErrorName::InUse, format!("{key} is in use by {}", other.owner)));
             }
         }
         self.release(id, Some(claim.run), "released by hand", Instant::now()).await?;
@@ -305,8 +344,8 @@ impl Engine {
 /// stopped go at once: there is nothing of them to undo, and a device that has their UUID is somebody else's.
 pub fn begin_end(claim: &mut Claim, why: &str) {
     if claim.plan.next().is_some() && !is_of_end(&claim.plan) {
-        let begun: Vec<_> = claim.plan.steps.iter().take(claim.plan.done + 1).map(Step::uuid).collect();
-        claim.grants.retain(|grant| grant.undo == Undo::Keep || begun.contains(&grant.uuid()));
+        let begun: Vec<_> = claim.plan.steps.iter().take(claim.plan.done + 1).map(Step::device).collect();
+        claim.grants.retain(|grant| grant.undo == Undo::Keep || begun.contains(&grant.key()));
     }
     claim.state = ClaimState::Releasing;
     claim.problem = why.to_string();

@@ -32,7 +32,26 @@ impl Engine {
                 }
             }
         }
+        self.tell_hook();
         self.publish().await;
         outcome.map(|_| ())
+    }
+
+    /// Leaves the list of managed functions where libvirt's hook finds it without asking anybody.
+    pub fn tell_hook(&self) {
+        let mut state = self.state.borrow_mut();
+        let lines: String = state.config.manage.iter().map(|selector| format!("{selector}\n")).collect();
+        let written = mdevd_host::files::write_atomically(&self.roots.manage_file(), lines.as_bytes());
+        match written {
+            Ok(()) => {
+                state.notes.remove("manage");
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                state
+                    .notes
+                    .insert("manage".into(), format!("the hook does not learn which functions are managed: {error}"));
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use mdevd_core::holders::Holders;
 use mdevd_core::inventory::{DeviceState, Mdev, Parent, ParentScan};
-use mdevd_core::names::{DeviceKey, MdevTypeId, MdevUuid, ParentName};
+use mdevd_core::names::{DeviceKey, MdevTypeId, MdevUuid, ParentName, PciAddress};
 use mdevd_host::error::EffectError;
 use tokio::sync::mpsc;
 
@@ -21,6 +21,10 @@ use crate::scanner::{Hung, JOB_DEADLINE};
 pub enum Event {
     /// The kernel says that something on this parent has changed, or a step on it is done.
     Parent(ParentName),
+    /// The kernel says that something on this PCI function has changed.
+    Function(PciAddress),
+    /// A step on this PCI function is done: its physical function and that one's other virtual functions may have changed too.
+    Card(PciAddress),
     /// Events were lost: only a look at everything helps. The text says why.
     Lost(String),
     /// A mark of an ended run has appeared.
@@ -38,31 +42,51 @@ impl Engine {
     /// Takes events in as they come. Those that have piled up while a look was under way are one look.
     pub async fn serve_events(self: Rc<Self>, mut events: mpsc::UnboundedReceiver<Event>) {
         while let Some(first) = events.recv().await {
-            let mut parents = BTreeSet::new();
+            let (mut parents, mut functions, mut cards) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
             let (mut lost, mut released, mut domains) = (None, false, false);
+            let mut looked = false;
             let mut next = Some(first);
             while let Some(event) = next {
                 match event {
                     Event::Parent(parent) => {
                         parents.insert(parent);
                     }
+                    Event::Function(address) => {
+                        functions.insert(address);
+                    }
+                    Event::Card(address) => {
+                        cards.insert(self.pf_of(address));
+                    }
                     Event::Lost(why) => lost = Some(why),
                     Event::Released => released = true,
                     Event::Domains => domains = true,
-                    Event::WriteEnded(key) => self.write_ended(&key).await,
+                    Event::WriteEnded(key) => {
+                        self.write_ended(&key).await;
+                        looked = true;
+                    }
                 }
                 next = events.try_recv().ok();
             }
             if let Some(why) = lost {
                 tracing::warn!("kernel events were lost ({why}); looking at everything again");
                 self.rescan().await;
+                looked = true;
             } else {
                 for parent in &parents {
                     // A step under way there is what the kernel speaks of: its read-back does not wait for a look at the whole parent.
                     // The step's end is an event as well.
                     if !self.is_changing(parent) {
                         self.refresh_parent(parent).await;
+                        looked = true;
                     }
+                }
+                looked |= !cards.is_empty() || !functions.is_empty();
+                for pf in cards {
+                    self.refresh_card(pf).await;
+                }
+                for address in functions {
+                    // What cannot be read is listed where it is found out.
+                    let _ = self.refresh_function(address).await;
                 }
             }
             self.changed.notify_waiters();
@@ -72,7 +96,10 @@ impl Engine {
             if domains {
                 self.look_wanted.notify_one();
             }
-            self.publish().await;
+            // A step that is under way publishes what it has done itself.
+            if looked || released {
+                self.publish().await;
+            }
         }
     }
 
@@ -121,6 +148,7 @@ impl Engine {
             }
         }
         self.state.borrow_mut().notes.remove("scan");
+        self.rescan_functions().await;
     }
 
     /// [`Self::rescan`] for a task that it starts itself.
@@ -128,7 +156,8 @@ impl Engine {
         Box::pin(self.rescan())
     }
 
-    fn note(&self, subject: &str, message: String) {
+    /// Lists something that is wrong.
+    pub fn note(&self, subject: &str, message: String) {
         tracing::warn!("{subject}: {message}");
         self.state.borrow_mut().notes.insert(subject.into(), message);
     }
@@ -140,7 +169,7 @@ impl Engine {
             if let Some(why) = state.stuck_parents.get(name).cloned() {
                 return state.show_stuck_parent(name, &why);
             }
-            state.in_flight.iter().chain(state.stuck_mdevs.keys()).copied().collect()
+            state.in_flight.iter().chain(state.stuck.keys()).filter_map(DeviceKey::mdev).collect()
         };
         let (roots, parent, skipped) = (self.roots.clone(), name.clone(), skip.clone());
         let scan = self
@@ -161,11 +190,12 @@ impl Engine {
                 let mut state = self.state.borrow_mut();
                 // A write began while the look was under way: what the look saw of its device is a moment in the middle.
                 let also = state.in_flight.clone();
-                scan.mdevs.retain(|mdev| !also.contains(&mdev.uuid));
+                let also = |uuid: &MdevUuid| also.contains(&DeviceKey::Mdev(*uuid));
+                scan.mdevs.retain(|mdev| !also(&mdev.uuid));
                 let kept: Vec<Mdev> = state
                     .inventory
                     .mdevs_on(name)
-                    .filter(|mdev| skip.contains(&mdev.uuid) || also.contains(&mdev.uuid))
+                    .filter(|mdev| skip.contains(&mdev.uuid) || also(&mdev.uuid))
                     .map(|mdev| (**mdev).clone())
                     .collect();
                 for mdev in kept {
@@ -175,7 +205,7 @@ impl Engine {
                 }
                 // Stuck since before this daemon: there is no earlier picture of it.
                 for uuid in passed_over {
-                    if let Some(why) = state.stuck_mdevs.get(&uuid)
+                    if let Some(why) = state.stuck.get(&DeviceKey::Mdev(uuid))
                         && scan.mdevs.iter().all(|seen| seen.uuid != uuid)
                     {
                         let mdev = state.stuck_mdev(uuid, name, why);
@@ -211,7 +241,7 @@ impl Engine {
 
     /// Whether a step is under way on a parent.
     fn is_changing(&self, parent: &ParentName) -> bool {
-        self.state.borrow().parent_locks.get(parent).is_some_and(|lock| lock.try_lock().is_err())
+        self.state.borrow().locks.get(parent.as_str()).is_some_and(|lock| lock.try_lock().is_err())
     }
 
     /// Looks at how many of one type a parent has left. One that does not say, or does not come back, is found out by the look at the
@@ -231,7 +261,7 @@ impl Engine {
     /// A sentence when one is stuck, or its look does not come back or cannot be made; what is known of it is then as it was.
     pub async fn refresh_mdevs(self: &Rc<Self>, uuids: &[MdevUuid]) -> Result<(), String> {
         for uuid in uuids {
-            if let Some(why) = self.state.borrow().stuck_mdevs.get(uuid) {
+            if let Some(why) = self.state.borrow().stuck.get(&DeviceKey::Mdev(*uuid)) {
                 return Err(format!("{uuid} is stuck: {why}"));
             }
             let half_removed = self.half_removed(uuid);
@@ -270,33 +300,47 @@ impl Engine {
         tracing::warn!("{uuid}: {why}");
         {
             let mut state = self.state.borrow_mut();
-            state.stuck_mdevs.insert(uuid, why.clone());
+            state.stuck.insert(DeviceKey::Mdev(uuid), why.clone());
             state.inventory.mark_mdev_stuck(&uuid, &why);
         }
         let engine = self.clone();
         tokio::task::spawn_local(async move {
             hung.ended().await;
-            engine.unmark_stuck(&uuid, None).await;
+            engine.unmark_stuck(DeviceKey::Mdev(uuid), None).await;
         });
         format!("{uuid} is stuck: {why}")
     }
 
+    /// Looks at single devices of either kind.
+    ///
+    /// # Errors
+    /// A sentence when one is stuck, or its look does not come back or cannot be made; what is known of it is then as it was.
+    pub async fn refresh(self: &Rc<Self>, devices: &[DeviceKey]) -> Result<(), String> {
+        for device in devices {
+            match device {
+                DeviceKey::Mdev(uuid) => self.refresh_mdevs(&[*uuid]).await?,
+                DeviceKey::Pci(address) => self.refresh_function(*address).await?,
+            }
+        }
+        Ok(())
+    }
+
     /// Who holds each of these devices, read now.
-    pub async fn holders(&self, uuids: &[MdevUuid]) -> Vec<(MdevUuid, Holders)> {
+    pub async fn holders(&self, keys: &[DeviceKey]) -> Vec<(DeviceKey, Holders)> {
         let devices: Vec<_> = {
             let state = self.state.borrow();
-            let group = |uuid: &MdevUuid| state.inventory.mdev(uuid).and_then(|mdev| mdev.iommu_group);
-            uuids.iter().map(|uuid| (DeviceKey::Mdev(*uuid), group(uuid))).collect()
+            let group = |key: &DeviceKey| match key {
+                DeviceKey::Mdev(uuid) => state.inventory.mdev(uuid).and_then(|mdev| mdev.iommu_group),
+                DeviceKey::Pci(address) => state.inventory.function(address).and_then(|found| found.iommu_group),
+            };
+            keys.iter().map(|key| (*key, group(key))).collect()
         };
         let roots = self.roots.clone();
-        let unknown = |why: &str| uuids.iter().map(|uuid| (*uuid, Holders::Unknown(why.into()))).collect();
+        let unknown = |why: &str| keys.iter().map(|key| (*key, Holders::Unknown(why.into()))).collect();
         match self.scanner.run(move || mdevd_host::holders::holders(&roots, &devices)).await {
             Ok(mut found) => {
                 let unnamed = || Holders::Unknown("the look at /proc left it out".into());
-                uuids
-                    .iter()
-                    .map(|uuid| (*uuid, found.remove(&DeviceKey::Mdev(*uuid)).unwrap_or_else(unnamed)))
-                    .collect()
+                keys.iter().map(|key| (*key, found.remove(key).unwrap_or_else(unnamed))).collect()
             }
             Err(_) => unknown("reading /proc does not come back"),
         }
@@ -324,7 +368,8 @@ impl State {
 
     /// A device that must not be read, as the claim on it says it is.
     fn stuck_mdev(&self, uuid: MdevUuid, parent: &ParentName, why: &str) -> Mdev {
-        let grant = self.claims.values().find_map(|claim| claim.grant(&uuid));
+        let key = DeviceKey::Mdev(uuid);
+        let grant = self.claims.values().find_map(|claim| claim.grant(key)?.mdev());
         Mdev {
             uuid,
             parent: parent.clone(),

@@ -9,14 +9,14 @@ use mdevd_core::names::{DeviceKey, IommuGroupId, MdevUuid};
 use mdevd_host::busy::BusyLocks;
 use mdevd_host::holders::holders;
 use mdevd_host::roots::Roots;
-use mdevd_host::write::{WriteOutcome, write, writer_main};
+use mdevd_host::write::{VERBS, WriteOutcome, write, writer_main};
 
-/// `write PATH VALUE`, `daemon RUN KEY PATH VALUE`, or `holders`.
+/// One of the writer's verbs, `daemon RUN KEY PATH VALUE`, or `holders`.
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     let verb = args.next().unwrap_or_default();
-    if verb == "write" {
-        return writer_main(args);
+    if VERBS.iter().any(|known| verb == *known) {
+        return writer_main(&verb, args);
     }
     if verb == "holders" {
         let device =
