@@ -297,6 +297,10 @@ pub trait Function {
     #[zbus(property)]
     fn host_critical(&self) -> Result<Vec<String>>;
 
+    /// Whether a VM can be given it.
+    #[zbus(property)]
+    fn verdict(&self) -> Result<String>;
+
     /// The claim that holds it, '/' for none.
     #[zbus(property)]
     fn claim(&self) -> Result<OwnedObjectPath>;
@@ -388,4 +392,8 @@ pub trait VirtualFunction {
     /// The vendor's vGPU types that it could have now: number and name.
     #[zbus(property)]
     fn creatable_vgpu_types(&self) -> Result<Vec<(u32, String)>>;
+
+    /// The MIG instance that backs its vGPU, or -1.
+    #[zbus(property)]
+    fn gpu_instance(&self) -> Result<i32>;
 }

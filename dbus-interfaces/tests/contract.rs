@@ -215,6 +215,7 @@ async fn the_proxies_are_those_of_the_xml() {
     function.reset_methods().await.unwrap();
     function.netdevs().await.unwrap();
     function.host_critical().await.unwrap();
+    function.verdict().await.unwrap();
     function.claim().await.unwrap();
     function.state().await.unwrap();
 
@@ -246,6 +247,7 @@ async fn the_proxies_are_those_of_the_xml() {
     vf.link_state().await.unwrap();
     vf.vgpu_type().await.unwrap();
     vf.creatable_vgpu_types().await.unwrap();
+    vf.gpu_instance().await.unwrap();
 
     let claim = ClaimProxy::builder(&client).path(path::claim(uuid)).cache_properties(CacheProperties::No);
     let claim = claim.build().await.unwrap();

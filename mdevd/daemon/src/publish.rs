@@ -58,8 +58,9 @@ impl Publisher {
         let mut shown = self.shown.lock().await;
         let problems = engine.current_problems();
         let snapshot = {
-            let state = engine.state.borrow();
-            Snapshot::of(&state.inventory, &state.claims, problems)
+            let mut state = engine.state.borrow_mut();
+            state.judge_functions();
+            Snapshot::of(&state.inventory, &state.claims, problems, &state.verdicts)
         };
         if let Err(error) = self.show(&mut shown, snapshot).await {
             // The bus went away, and with it everybody who could have been told.

@@ -351,6 +351,7 @@ impl Snapshot {
         inventory: &mdevd_core::inventory::Inventory,
         claims: &BTreeMap<Uuid, Arc<Claim>>,
         problems: Vec<(String, u64, String)>,
+        verdicts: &BTreeMap<PciAddress, &'static str>,
     ) -> Self {
         let mut claim_of: BTreeMap<DeviceKey, (&Claim, bool)> = BTreeMap::new();
         for claim in claims.values() {
@@ -411,6 +412,7 @@ impl Snapshot {
                 function: function.clone(),
                 members: function.iommu_group.and_then(|group| members.get(&group)).cloned().unwrap_or_default(),
                 claim: claim_of.get(&DeviceKey::Pci(address)).map(|(claim, _)| claim.id),
+                verdict: verdicts.get(&address).copied().unwrap_or_default(),
             };
             functions.insert(address, view);
         }

@@ -39,6 +39,16 @@ pub fn one_card() -> Builder {
     fakesys::host().parent(CARD).numa(0).mdev_type(GPU, 4)
 }
 
+/// The same host with a card of two VFs that take vGPU types, and one that can be bound: an object of every kind of PCI function.
+pub fn with_functions(builder: Builder) -> Builder {
+    builder
+        .vgpu_card("0000:61:00.0", 2)
+        .function("0000:03:00.0")
+        .pci_driver("e1000e", &[(0x8086, 0x10d3)])
+        .ids(0x8086, 0x10d3)
+        .driver("e1000e")
+}
+
 impl Lab {
     /// Starts the daemon over this host.
     pub async fn start(builder: Builder) -> Self {

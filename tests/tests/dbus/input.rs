@@ -10,7 +10,9 @@ use zbus::message::{Message, Type};
 use zbus::{OwnedVariant, Variant};
 use zbus_xml::{ArgDirection, Node};
 
-use super::common::{CARD, Ears, GPU, Lab, assert_refused, error_name, none, one_card, options, refused};
+use super::common::{
+    CARD, Ears, GPU, Lab, assert_refused, error_name, none, one_card, options, refused, with_functions,
+};
 
 /// Nothing has come of all that was asked: no write, no claim, and the daemon is well.
 async fn nothing_came_of_it(lab: &Lab) {
@@ -45,7 +47,7 @@ async fn methods(lab: &Lab) -> Vec<(String, &'static str, String, String)> {
 
 #[tokio::test]
 async fn arguments_of_other_types_are_refused_by_every_method() {
-    let lab = Lab::start(one_card()).await;
+    let lab = Lab::start(with_functions(one_card())).await;
     let made = lab.create("to call methods on").await;
     lab.settle().await;
     let before = lab.objects().await;
@@ -113,6 +115,9 @@ async fn with_options(
         }
         "ReleaseDomain" => send!(&(uuid, options)),
         "Acquire" | "Explain" => send!(&(requests, options)),
+        "Bind" => send!(&("vfio-pci", options)),
+        "SetNumVfs" => send!(&(2u32, options)),
+        "SetVgpuType" => send!(&(0u32, options)),
         _ => send!(&(options,)),
     }
 }
@@ -129,10 +134,44 @@ fn documented(interface: &str, method: &str) -> Vec<(String, String)> {
         ("Reconcile", &[("dry-run", "b")]),
         ("Remove", &[("force", "b")]),
         ("Release", &[("force", "b")]),
+        ("Check", &[("device", "s")]),
+        ("Bind", &[("force", "s")]),
+        ("SetNumVfs", &[("drivers-autoprobe", "b")]),
+        (
+            "Configure",
+            &[
+                ("mac", "s"),
+                ("vlan", "u"),
+                ("qos", "u"),
+                ("trust", "b"),
+                ("spoof-check", "b"),
+                ("min-rate", "u"),
+                ("max-rate", "u"),
+                ("link-state", "s"),
+            ],
+        ),
+    ];
+    let of_function = [
+        ("managed", "s"),
+        ("driver", "s"),
+        ("rom-bar", "s"),
+        ("rom-file", "s"),
+        ("alias", "s"),
+        ("guest-address", "s"),
+        ("display", "s"),
+        ("ramfb", "s"),
+        ("mac", "s"),
+        ("boot-order", "u"),
+        ("vlan", "u"),
+        ("interface", "b"),
     ];
     let of_device = [("display", "s"), ("ramfb", "s"), ("alias", "s"), ("guest-address", "s"), ("boot-order", "u")];
     let found = table.iter().find(|(name, _)| *name == method).map(|(_, options)| *options).unwrap_or_default();
-    let found = if (interface, method) == (interface::MDEV, "HostdevXml") { &of_device } else { found };
+    let found = match (interface, method) {
+        (interface::MDEV, "HostdevXml") => &of_device[..],
+        (interface::FUNCTION, "HostdevXml") => &of_function[..],
+        _ => found,
+    };
     let text = xml::ALL.iter().find(|(name, _)| *name == interface).unwrap().1;
     let doc = text.split(&format!("<method name=\"{method}\">")).nth(1).unwrap().split("</method>").next().unwrap();
     let doc = doc.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -146,7 +185,7 @@ fn documented(interface: &str, method: &str) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn unknown_options_are_named_with_the_nearest_known() {
-    let lab = Lab::start(one_card()).await;
+    let lab = Lab::start(with_functions(one_card())).await;
     let made = lab.create("to call methods on").await;
     lab.host.clear_log();
     for (path, interface, method, signature) in methods(&lab).await {

@@ -27,7 +27,9 @@ async fn find_takes_every_word_that_a_person_has() {
     let mut both = vec![of_domain.clone(), path::claim(twin.uuid)];
     both.sort_by_key(ToString::to_string);
     for (word, expected) in [
-        (CARD.to_string(), vec![path::parent(CARD)]),
+        (CARD.to_string(), vec![path::function(CARD), path::parent(CARD)]),
+        ("41:00".into(), vec![path::function(CARD)]),
+        (path::function(CARD).to_string(), vec![path::function(CARD)]),
         ("mtty".into(), vec![path::parent("mtty")]),
         (by_hand.to_string(), vec![path::mdev(by_hand)]),
         (by_hand.to_string().to_uppercase(), vec![path::mdev(by_hand)]),

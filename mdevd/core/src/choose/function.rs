@@ -10,7 +10,7 @@ use super::{Context, Placement, Reason, Refusal, Verdict};
 use crate::claim::{Claim, Grant, Granted, GrantedFunction, GrantedVf, Undo};
 use crate::function::{Function, Role, VfSettings, VgpuType};
 use crate::inventory::{DeviceState, Inventory};
-use crate::names::{DeviceKey, DriverName, PciAddress, PciCard, VgpuTypeId};
+use crate::names::{DeviceKey, DriverName, MacAddress, PciAddress, PciCard, VgpuTypeId};
 use crate::plan::{is_vfio, settings_of};
 use crate::request::{FunctionKind, FunctionNeed, WantedFunction, WantedVgpu};
 
@@ -458,6 +458,9 @@ pub fn grant_function(inventory: &Inventory, need: &FunctionNeed, name: &str, fu
             if interface {
                 // libvirt sets these itself and would write over ours.
                 set = VfSettings { mac: None, vlan: None, qos: None, ..set };
+            } else if set.mac.is_none() && was.mac == Some(MacAddress::ZERO) {
+                // A guest's driver would make up another address at each start: it keeps the one that the host's driver has.
+                set.mac = function.netdevs.iter().find_map(|netdev| netdev.mac);
             }
             Some(GrantedVf { pf, index, set: set.changed_from(&was), was })
         }

@@ -57,7 +57,8 @@ fn virtual_(vf: &Virtual, host: &Host) -> Value {
         "link_state": text(&vf.link_state),
     });
     let settings = with(settings, "vgpu_type", vf.vgpu_type.map_or(Value::Null, |id| named(id, host.vgpu_name(id))));
-    with(settings, "creatable_vgpu_types", creatable(vf))
+    let settings = with(settings, "creatable_vgpu_types", creatable(vf));
+    with(settings, "gpu_instance", vf.gpu_instance.map_or(Value::Null, Value::from))
 }
 
 fn creatable(vf: &Virtual) -> Value {

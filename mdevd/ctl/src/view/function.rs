@@ -100,6 +100,8 @@ pub struct Virtual {
     pub vgpu_type: Option<u32>,
     /// Those that it could have now, number and name.
     pub creatable_vgpu_types: Vec<(u32, String)>,
+    /// The MIG instance that backs its vGPU.
+    pub gpu_instance: Option<u32>,
 }
 
 impl Function {
@@ -271,6 +273,10 @@ impl Virtual {
             link_state: owned(dict, "LinkState"),
             vgpu_type: u32::try_from(number("VgpuType")).ok().filter(|id| *id != 0),
             creatable_vgpu_types: list(dict, "CreatableVgpuTypes"),
+            gpu_instance: dict
+                .get("GpuInstance")
+                .and_then(|value| i32::try_from(value).ok())
+                .and_then(|n| u32::try_from(n).ok()),
         }
     }
 

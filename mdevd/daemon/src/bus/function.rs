@@ -218,6 +218,11 @@ impl FunctionObject {
     }
 
     #[zbus(property)]
+    fn verdict(&self) -> String {
+        self.view.get().verdict.into()
+    }
+
+    #[zbus(property)]
     fn claim(&self) -> OwnedObjectPath {
         self.view.get().claim()
     }
@@ -405,6 +410,11 @@ impl VirtualObject {
     #[zbus(property)]
     fn creatable_vgpu_types(&self) -> Vec<(u32, String)> {
         self.view.get().creatable_vgpu_types()
+    }
+
+    #[zbus(property)]
+    fn gpu_instance(&self) -> i32 {
+        self.view.get().gpu_instance()
     }
 }
 

@@ -148,6 +148,12 @@ impl Engine {
         if let Some(address) = only {
             self.function_now(address).await?;
         }
+        {
+            let mut state = self.state.borrow_mut();
+            state.judged = false;
+            state.host_facts = facts.clone();
+        }
+        self.publish().await;
         let state = self.state.borrow();
         let mut findings = check_host(&facts);
         let functions = state.inventory.functions().filter(|function| only.is_none_or(|only| only == function.address));

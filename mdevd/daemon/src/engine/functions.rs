@@ -6,10 +6,12 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use mdevd_core::check::check_function;
 use mdevd_core::claim::{ClaimState, Undo};
 use mdevd_core::function::{Function, PciIds, Role};
 use mdevd_core::inventory::DeviceState;
 use mdevd_core::names::{DeviceKey, PciAddress};
+use mdevd_host::facts::{SystemPaths, host_facts};
 use mdevd_host::pci::names::PciNames;
 use mdevd_host::pci::variants::VariantDrivers;
 use mdevd_host::roots::{MODULES, PCI_IDS};
@@ -46,11 +48,15 @@ impl Engine {
         };
         self.state.borrow_mut().notes.remove("pci");
         self.read_pci_words(&addresses).await;
+        self.refresh_facts().await;
         self.refresh_critical().await;
         let gone: Vec<PciAddress> = {
             let state = self.state.borrow();
             let known = state.inventory.functions().map(|function| function.address);
-            known.filter(|address| !addresses.contains(address)).collect()
+            // Also what went while mdevd was away.
+            let claimed =
+                state.claims.values().flat_map(|claim| claim.grants.iter().filter_map(|grant| grant.key().pci()));
+            known.chain(claimed).filter(|address| !addresses.contains(address)).collect()
         };
         for address in gone {
             self.function_is_gone(address);
@@ -85,6 +91,16 @@ impl Engine {
         }
     }
 
+    /// Looks at what the host is made of: its IOMMU, the modules it has.
+    async fn refresh_facts(&self) {
+        let roots = self.roots.clone();
+        if let Ok(facts) = self.scanner.run(move || host_facts(&roots, &SystemPaths::default())).await {
+            let mut state = self.state.borrow_mut();
+            state.judged = false;
+            state.host_facts = facts;
+        }
+    }
+
     /// Looks at what of the host lives on which function.
     pub async fn refresh_critical(self: &Rc<Self>) {
         let roots = self.roots.clone();
@@ -95,6 +111,7 @@ impl Engine {
                 let mounts = problems.iter().find(|problem| problem.path.ends_with("mountinfo"));
                 state.mounts_unread = mounts.map(|problem| problem.why.clone());
                 state.critical = critical;
+                state.judged = false;
                 state.notes.retain(|subject, _| !subject.starts_with("host "));
                 for problem in problems {
                     state.notes.insert(format!("host {}", problem.path.display()), problem.why);
@@ -149,6 +166,7 @@ impl Engine {
                 }
                 function.host_critical = state.critical_of(address, function.class);
                 state.notes.remove(&format!("function {address}"));
+                state.judged = false;
                 state.inventory.insert_function(function);
                 Ok(())
             }
@@ -211,13 +229,11 @@ impl Engine {
         let key = DeviceKey::Pci(address);
         let claims: Vec<_> = {
             let mut state = self.state.borrow_mut();
-            if state.inventory.function(&address).is_none() {
-                return;
-            }
             if let Some(Role::Vf { pf, .. }) = state.inventory.function(&address).map(|function| &function.role) {
                 // Its link is gone with it. An error means that the daemon is stopping.
                 let _ = self.events.send(Event::Function(*pf));
             }
+            state.judged = false;
             state.inventory.remove_function(&address);
             let lost = |claim: &&Arc<mdevd_core::claim::Claim>| {
                 claim.state == ClaimState::Ready && claim.grant(key).is_some_and(|grant| grant.undo != Undo::Keep)
@@ -278,6 +294,16 @@ impl Engine {
 }
 
 impl State {
+    /// Judges every function anew where something has changed.
+    pub fn judge_functions(&mut self) {
+        if !std::mem::replace(&mut self.judged, true) {
+            let judge = |function: &Arc<Function>| {
+                (function.address, check_function(&self.inventory, function, &self.host_facts).verdict.as_str())
+            };
+            self.verdicts = self.inventory.functions().map(judge).collect();
+        }
+    }
+
     /// Why the host itself needs a function. Without the list of mounts any storage may carry it.
     fn critical_of(&self, address: PciAddress, class: u32) -> Vec<String> {
         let mut clauses = self.critical.get(&address).cloned().unwrap_or_default();
@@ -289,6 +315,7 @@ impl State {
 
     /// Marks a function stuck. One that has never been seen, because it already was when the daemon started, is shown without what it is.
     fn show_stuck_function(&mut self, address: PciAddress, why: &str) {
+        self.judged = false;
         if self.inventory.function(&address).is_some() {
             return self.inventory.mark_function_stuck(&address, why);
         }

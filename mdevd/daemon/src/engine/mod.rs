@@ -27,6 +27,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mdevd_core::check::facts::HostFacts;
 use mdevd_core::choose::Context;
 use mdevd_core::claim::{Claim, ClaimState};
 use mdevd_core::inventory::{DeviceState, Inventory};
@@ -67,6 +68,12 @@ pub struct State {
     pub critical: BTreeMap<PciAddress, Vec<String>>,
     /// Why the list of mounts could not be read, without which it is not known what the host itself needs.
     pub mounts_unread: Option<String>,
+    /// What the host is made of, as it was at the last full look.
+    pub host_facts: HostFacts,
+    /// Whether each function can be given to a VM, when `judged` is true.
+    pub verdicts: BTreeMap<PciAddress, &'static str>,
+    /// Whether nothing has changed that the verdicts depend on.
+    pub judged: bool,
     /// What PCI functions are called, and which drivers there are for them; read with each full look.
     pub pci_words: Arc<functions::PciWords>,
     /// Since when (seconds of [`Engine::uptime`]) a claim's domain has looked gone.

@@ -57,7 +57,14 @@ impl Engine {
         }
         // While the first write is under way.
         self.publish_behind();
-        let outcome = self.carry_out(&id, &needs, deadline).await;
+        let outcome = match self.nobody_holds_what_was_there(&id).await {
+            Ok(()) => self.carry_out(&id, &needs, deadline).await,
+            Err(error) => {
+                // Nothing was begun, and what others have open is none of ours to bring back.
+                self.drop_claim(&id);
+                Err(error)
+            }
+        };
         self.state.borrow_mut().working.remove(&id);
         self.changed.notify_waiters();
         let Err(error) = outcome else {
@@ -213,7 +220,6 @@ impl Engine {
     }
 
     async fn carry_out(self: &Rc<Self>, id: &Uuid, needs: &[Need], deadline: Instant) -> Result<()> {
-        self.nobody_holds_what_was_there(id).await?;
         let mut refused: BTreeMap<String, Vec<(ParentName, String)>> = BTreeMap::new();
         loop {
             let Some(claim) = self.claim(id) else { return Err(cancelled()) };

@@ -275,6 +275,7 @@ impl Engine {
     fn mark_stuck(&self, step: &Step, why: &str) {
         let mut state = self.state.borrow_mut();
         let device = step.device();
+        state.judged = false;
         state.stuck.insert(device, why.to_string());
         match device {
             DeviceKey::Mdev(uuid) => state.inventory.mark_mdev_stuck(&uuid, why),

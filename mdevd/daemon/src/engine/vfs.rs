@@ -187,8 +187,11 @@ impl Engine {
         self.nobody_has(address)?;
         let pf = self.function_now(pf).await?;
         let now = settings_of(&pf, index).unwrap_or_default();
-        let step = Step::SetVf { address, pf: pf.address, index, settings: settings.changed_from(&now) };
-        self.change_by_hand(&[step]).await
+        let settings = settings.changed_from(&now);
+        if settings.is_empty() {
+            return Ok(false);
+        }
+        self.change_by_hand(&[Step::SetVf { address, pf: pf.address, index, settings }]).await
     }
 
     /// Gives a function one of the vendor's vGPU types, or takes it away. False when it is so already.

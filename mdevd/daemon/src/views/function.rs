@@ -19,6 +19,8 @@ pub struct FunctionView {
     pub members: Arc<[PciAddress]>,
     /// Its claim.
     pub claim: Option<Uuid>,
+    /// Whether a VM can be given it; empty before that has been looked at.
+    pub verdict: &'static str,
 }
 
 impl FunctionView {
@@ -79,6 +81,7 @@ impl View for FunctionView {
             ("ResetMethods", owned(self.function.reset_methods.clone())),
             ("Netdevs", owned(self.netdevs())),
             ("HostCritical", owned(self.function.host_critical.clone())),
+            ("Verdict", owned(self.verdict)),
             ("Claim", owned(self.claim().into_inner())),
             ("State", owned(self.function.state.as_str())),
         ]
@@ -181,6 +184,12 @@ impl VirtualView {
         self.function.vgpu.as_ref().and_then(|vgpu| vgpu.current).map_or(0, |id| id.0.get())
     }
 
+    /// `GpuInstance`.
+    pub fn gpu_instance(&self) -> i32 {
+        let instance = self.function.vgpu.as_ref().and_then(|vgpu| vgpu.gpu_instance);
+        instance.map_or(-1, |instance| i32::try_from(instance).unwrap_or(-1))
+    }
+
     /// `CreatableVgpuTypes`.
     pub fn creatable_vgpu_types(&self) -> Vec<(u32, String)> {
         let types = self.function.vgpu.as_ref().map(|vgpu| vgpu.creatable.as_slice()).unwrap_or_default();
@@ -201,6 +210,7 @@ impl View for VirtualView {
             ("LinkState", owned(self.link_state())),
             ("VgpuType", owned(self.vgpu_type())),
             ("CreatableVgpuTypes", owned(self.creatable_vgpu_types())),
+            ("GpuInstance", owned(self.gpu_instance())),
         ]
     }
     fn is_same_object(&self, next: &Self) -> bool {

@@ -87,6 +87,9 @@ fn add_vf(facts: &mut Facts, vf: &Virtual, host: &Host) {
     }
     if vf.has_vgpu_types() {
         facts.add("vGPU type", vf.vgpu_type.map_or_else(|| "none".to_owned(), |id| rows::vgpu_type(id, host)));
+        if let Some(instance) = vf.gpu_instance {
+            facts.add("MIG instance", instance.to_string());
+        }
         let can: Vec<String> = vf.creatable_vgpu_types.iter().map(|(id, name)| format!("{name} ({id})")).collect();
         facts.add("could have", or_dash(&can.join(", ")));
     }
