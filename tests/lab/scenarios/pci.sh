@@ -30,6 +30,9 @@ vf_line() { ip link show "$(ls "/sys/bus/pci/devices/$1/net")" | grep "vf $2 "; 
 is_as_before() { function_facts "$1" | diff "$2" -; }
 as_before() { eventually is_as_before "$1" "$2"; }
 
+vf_line_differs() { vf_line "$1" "$2" | diff "$3" -; }
+vf_line_is() { eventually vf_line_differs "$@"; }
+
 # hostdev_pci ADDRESS [MANAGED]
 hostdev_pci() {
   local domain bus slot function
@@ -61,11 +64,33 @@ has_function() {
   grep -q "$2" "$(claim_file "$1")" || fail "the claim does not name $2"
 }
 
+# ends_well NAME ADDRESS [what define takes]...: destroyed, QEMU killed, not even started: after each the function is what it was.
+ends_well() {
+  local name=$1 address=$2
+  shift 2
+  function_facts "$address" >/tmp/well
+  define "$name" "$@"
+  start "$name"
+  has_function "$name" "$address"
+  destroy "$name"
+  released "$name"
+  as_before "$address" /tmp/well
+  start "$name"
+  has_function "$name" "$address"
+  must kill -9 "$(qemu_pid "$name")"
+  eventually shut_off "$name"
+  released "$name"
+  as_before "$address" /tmp/well
+  define "$name" "$@" disk=/nowhere.img
+  must_fail_with 'nowhere\.img' virsh start "$name"
+  released "$name"
+  as_before "$address" /tmp/well
+}
+
 # --- whole functions
 
 scenario_pci_function() {
   vfio
-  function_facts $nic >/tmp/before
   define pci1 request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic)"
   start pci1
   has_function pci1 $nic
@@ -73,39 +98,24 @@ scenario_pci_function() {
   matches 'qemu' || fail "hostdevctl show does not name QEMU"$'\n'"$out"
   destroy pci1
   released pci1
-  as_before $nic /tmp/before
+  ends_well pci1 $nic request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic)"
 }
 
 # mdevd itself binds what libvirt is told to leave alone.
 scenario_pci_function_unmanaged() {
   vfio
-  function_facts $nic >/tmp/before
-  define pci2 request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic no)"
-  start pci2
-  has_function pci2 $nic
-  destroy pci2
-  released pci2
-  as_before $nic /tmp/before
+  ends_well pci2 $nic request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic no)"
 }
 
-scenario_pci_function_qemu_killed() {
+# An override that was there before is there again.
+scenario_pci_function_with_an_override() {
+  local managed
   vfio
-  function_facts $nic >/tmp/before
-  define pci3 request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic no)"
-  start pci3
-  must kill -9 "$(qemu_pid pci3)"
-  eventually shut_off pci3
-  released pci3
-  as_before $nic /tmp/before
-}
-
-scenario_pci_function_start_fails() {
-  vfio
-  function_facts $nic >/tmp/before
-  define pci4 request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic no)" disk=/nowhere.img
-  must_fail_with 'nowhere\.img' virsh start pci4
-  released pci4
-  as_before $nic /tmp/before
+  echo e1000e >/sys/bus/pci/devices/$nic/driver_override
+  for managed in yes no; do
+    ends_well "pci3$managed" $nic request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic $managed)"
+  done
+  echo >/sys/bus/pci/devices/$nic/driver_override
 }
 
 scenario_pci_two_domains_one_function() {
@@ -159,7 +169,9 @@ scenario_vf_as_hostdev() {
   released vf1
   as_before "$vf" /tmp/before
   as_before $igb_pf /tmp/pf-before
-  eventually test "$(vf_line $igb_pf 1)" = "$(cat /tmp/line-before)"
+  vf_line_is $igb_pf 1 /tmp/line-before
+  ends_well vf1 "$vf" request="name=\"nic0\" address=\"$vf\" mac=\"$mac\" vlan=\"42\" trust=\"on\"" device="$(hostdev_pci "$vf")"
+  vf_line_is $igb_pf 1 /tmp/line-before
   must hostdevctl vfs $igb_pf 0
   [ "$(num_vfs $igb_pf)" = 0 ] || fail "$igb_pf still has $(num_vfs $igb_pf) VFs"
 }
@@ -180,7 +192,9 @@ scenario_vf_as_interface() {
   eventually shut_off vf2
   released vf2
   as_before "$vf" /tmp/before
-  eventually test "$(vf_line $igb_pf 0)" = "$(cat /tmp/line-before)"
+  vf_line_is $igb_pf 0 /tmp/line-before
+  ends_well vf2 "$vf" request="name=\"nic0\" address=\"$vf\"" device="$(interface_pci "$vf" $mac 42)"
+  vf_line_is $igb_pf 0 /tmp/line-before
   # what the request and the interface say must be the same
   define vf2 request="name=\"nic0\" address=\"$vf\" mac=\"52:54:00:00:00:99\"" device="$(interface_pci "$vf" $mac 42)"
   must_fail_with 'its MAC is .*, the request' virsh start vf2
@@ -192,13 +206,8 @@ scenario_vf_of_an_nvme() {
   vfio
   must hostdevctl vfs $nvme_pf 2
   vf=$(vf_of $nvme_pf 0)
-  function_facts "$vf" >/tmp/before && function_facts $nvme_pf >/tmp/pf-before
-  define vf3 request="name=\"disk0\" address=\"$vf\"" device="$(hostdev_pci "$vf")"
-  start vf3
-  has_function vf3 "$vf"
-  destroy vf3
-  released vf3
-  as_before "$vf" /tmp/before
+  function_facts $nvme_pf >/tmp/pf-before
+  ends_well vf3 "$vf" request="name=\"disk0\" address=\"$vf\"" device="$(hostdev_pci "$vf")"
   as_before $nvme_pf /tmp/pf-before
   must hostdevctl vfs $nvme_pf 0
 }
