@@ -1,5 +1,5 @@
 //! What a VM may ask for. One flat form, text keys and values, so that attributes in the domain's XML, `a{ss}` on D-Bus and `k=v` on the
-//! command line all go through the one [`Request::parse`]; and the meeting of a domain's requests with its hostdevs, [`bind`].
+//! command line all go through the one [`Request::parse`]; and the meeting of a domain's requests with its hostdevs, [`bind()`].
 
 mod bind;
 mod function;

@@ -29,7 +29,7 @@ pub struct Xml {
     /// Of a PF: a libvirt network of this name that gives VMs its VFs
     #[arg(long, value_name = "NAME", conflicts_with_all = ["domain", "interface", "display", "ramfb", "alias", "guest_address", "boot_order", "rom_bar", "rom_file", "nodedev"])]
     pub network: Option<String>,
-    /// Of a network card's VF: an <interface>, for which libvirt sets MAC and VLAN
+    /// Of a network card's VF: an interface element, for which libvirt sets MAC and VLAN
     #[arg(long, conflicts_with_all = ["domain", "display", "ramfb", "nodedev"])]
     pub interface: bool,
     /// With --interface: its MAC address
