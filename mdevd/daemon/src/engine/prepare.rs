@@ -105,12 +105,18 @@ impl Engine {
             return Ok(());
         }
         self.refresh_critical().await;
-        for address in meant {
-            self.refresh_function(address).await.map_err(stuck)?;
-            let pf = self.pf_of(address);
-            if pf != address {
-                self.refresh_function(pf).await.map_err(stuck)?;
-            }
+        let mut around: BTreeSet<PciAddress> = BTreeSet::new();
+        for address in &meant {
+            self.refresh_function(*address).await.map_err(stuck)?;
+            around.insert(self.pf_of(*address));
+            // What shares its IOMMU group decides as well.
+            let state = self.state.borrow();
+            let group = state.inventory.function(address).and_then(|function| function.iommu_group);
+            let members = group.into_iter().flat_map(|group| state.inventory.group_members(group));
+            around.extend(members.map(|member| member.address));
+        }
+        for address in around.difference(&meant) {
+            self.refresh_function(*address).await.map_err(stuck)?;
         }
         Ok(())
     }
