@@ -66,6 +66,10 @@ pub trait Manager {
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> Result<String>;
 
+    /// Which libvirt is installed.
+    #[zbus(property)]
+    fn libvirt_version(&self) -> Result<String>;
+
     /// What is wrong at present.
     #[zbus(property)]
     fn problems(&self) -> Result<Vec<Dict>>;

@@ -162,6 +162,7 @@ async fn the_proxies_are_those_of_the_xml() {
     manager.reload(&none).await.unwrap();
     manager.reconcile(&none).await.unwrap();
     manager.version().await.unwrap();
+    manager.libvirt_version().await.unwrap();
     assert_eq!(manager.problems().await.unwrap().len(), 1);
 
     let parent = ParentProxy::builder(&client).path(path::parent("mtty")).cache_properties(CacheProperties::No);

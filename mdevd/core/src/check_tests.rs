@@ -422,6 +422,7 @@ prop_compose! {
         (manager, persistenced) in any::<(Option<bool>, Option<bool>)>(),
     ) -> HostFacts {
         HostFacts {
+            libvirt_version: None,
             cpu, surroundings, distribution, boot_loader,
             command_line: line.map(|words| CommandLine::parse(&words.join(" "))),
             iommu_units: units, iommu_groups: groups, dmar, ivrs, interrupt_remapping: remapping, unsafe_interrupts,

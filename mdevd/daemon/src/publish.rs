@@ -60,7 +60,8 @@ impl Publisher {
         let snapshot = {
             let mut state = engine.state.borrow_mut();
             state.judge_functions();
-            Snapshot::of(&state.inventory, &state.claims, problems, &state.verdicts)
+            let libvirt = state.host_facts.libvirt_version.map(|version| version.to_string()).unwrap_or_default();
+            Snapshot::of(&state.inventory, &state.claims, problems, &state.verdicts, libvirt)
         };
         if let Err(error) = self.show(&mut shown, snapshot).await {
             // The bus went away, and with it everybody who could have been told.

@@ -68,6 +68,8 @@ fn owned<'a>(value: impl Into<Variant<'a>>) -> OwnedVariant {
 pub struct ManagerView {
     /// Subject, since (seconds since 1970), message.
     pub problems: Vec<(String, u64, String)>,
+    /// Which libvirt is installed; empty where that is not known.
+    pub libvirt: String,
 }
 
 impl ManagerView {
@@ -87,7 +89,7 @@ impl ManagerView {
 impl View for ManagerView {
     const INTERFACE: &'static str = mdevd_dbus::interface::MANAGER;
     fn changeable(&self) -> Vec<(&'static str, OwnedVariant)> {
-        vec![("Problems", owned(self.problems()))]
+        vec![("Problems", owned(self.problems())), ("LibvirtVersion", owned(self.libvirt.as_str()))]
     }
     fn is_same_object(&self, _: &Self) -> bool {
         true
@@ -352,6 +354,7 @@ impl Snapshot {
         claims: &BTreeMap<Uuid, Arc<Claim>>,
         problems: Vec<(String, u64, String)>,
         verdicts: &BTreeMap<PciAddress, &'static str>,
+        libvirt: String,
     ) -> Self {
         let mut claim_of: BTreeMap<DeviceKey, (&Claim, bool)> = BTreeMap::new();
         for claim in claims.values() {
@@ -417,7 +420,7 @@ impl Snapshot {
             functions.insert(address, view);
         }
         Self {
-            manager: ManagerView { problems },
+            manager: ManagerView { problems, libvirt },
             parents: parents.collect(),
             mdevs: mdevs.collect(),
             functions,

@@ -78,6 +78,7 @@ pub fn host_facts(roots: &Roots, system: &SystemPaths) -> HostFacts {
         vfio_iommu_type1: modules.state(&mut look, "vfio_iommu_type1"),
         vfio_file: look.vfio_file(),
         libvirt: libvirt.as_ref().map(|(state, _)| *state),
+        libvirt_version: services::libvirt_version(&mut look),
         memlock: libvirt.and_then(|(_, pid)| services::memlock(&mut look, pid?)),
         hook: services::hook(&mut look),
         other_hooks: services::other_hooks(&mut look),

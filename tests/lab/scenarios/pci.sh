@@ -302,6 +302,18 @@ scenario_pci_refusals() {
   released no1
 }
 
+# XML that the installed libvirt would not understand is not printed.
+scenario_xml_of_a_newer_libvirt() {
+  local print=(hostdevctl xml $nic --driver mlx5_vfio_pci)
+  if [[ $(virsh --version) = 9.* ]]; then
+    must_fail_with 'needs libvirt 10\.0' "${print[@]}"
+    must_fail_with 'needs libvirt 10\.0' hostdevctl xml --domain "$(uuid_of x1)" \
+      --request "name=nic0,address=$nic,driver=mlx5_vfio_pci"
+  else
+    must_print "model='mlx5_vfio_pci'" "${print[@]}"
+  fi
+}
+
 # --- the doctor
 
 scenario_doctor_all_well() {

@@ -1,5 +1,6 @@
 //! What the doctor knows of a host: plain data, and for each thing a way to say that it is not known.
 
+use crate::hostdev::LibvirtVersion;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -38,6 +39,8 @@ pub struct HostFacts {
     pub vfio_file: Option<VfioFile>,
     /// libvirt's daemon.
     pub libvirt: Option<Libvirt>,
+    /// Which libvirt is installed.
+    pub libvirt_version: Option<LibvirtVersion>,
     /// How much memory a VM can have locked; known of a running daemon only.
     pub memlock: Option<Memlock>,
     /// mdevd's entry among libvirt's hooks.

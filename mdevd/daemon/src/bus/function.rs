@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mdevd_core::function::{LinkState, VfSettings};
 use mdevd_core::holders::Holders;
-use mdevd_core::hostdev::{InterfaceHostdevXml, PciHostdevXml};
+use mdevd_core::hostdev::{HostdevError, InterfaceHostdevXml, PciHostdevXml};
 use mdevd_core::names::{DeviceKey, DriverName, MacAddress, VgpuTypeId};
 use mdevd_dbus::{Dict, ErrorName};
 use zbus::message::Header;
@@ -125,10 +125,16 @@ impl FunctionObject {
             pairs.push(("managed", "no".into()));
         }
         let pairs = pairs.iter().map(|(key, text)| (*key, text.as_str()));
+        let installed = self.engine.call(|engine| async move { Ok(engine.libvirt_version()) }).await?;
+        let unknown = |error: HostdevError| Error::new(ErrorName::NotSupported, error.to_string());
         Ok(if interface {
-            InterfaceHostdevXml::from_options(function.address, pairs)?.to_xml()
+            let xml = InterfaceHostdevXml::from_options(function.address, pairs)?;
+            installed.map_or(Ok(()), |installed| xml.check_version(installed)).map_err(unknown)?;
+            xml.to_xml()
         } else {
-            PciHostdevXml::from_options(function.address, pairs)?.to_xml()
+            let xml = PciHostdevXml::from_options(function.address, pairs)?;
+            installed.map_or(Ok(()), |installed| xml.check_version(installed)).map_err(unknown)?;
+            xml.to_xml()
         })
     }
 

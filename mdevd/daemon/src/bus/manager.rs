@@ -309,6 +309,11 @@ impl ManagerObject {
     }
 
     #[zbus(property)]
+    fn libvirt_version(&self) -> String {
+        self.view.get().libvirt.clone()
+    }
+
+    #[zbus(property)]
     fn problems(&self) -> Vec<Dict> {
         self.view.get().problems()
     }

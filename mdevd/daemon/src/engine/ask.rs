@@ -8,6 +8,7 @@ use mdevd_core::choose::function::{choose_function, grant_function};
 use mdevd_core::choose::{Verdict, choose, take_existing};
 use mdevd_core::claim::{Claim, ClaimState, Owner};
 use mdevd_core::function::Role;
+use mdevd_core::hostdev::LibvirtVersion;
 use mdevd_core::names::{MdevUuid, ParentName, PciAddress, PciCard, RunId, parse_uuid};
 use mdevd_core::plan::Plan;
 use mdevd_core::request::{Need, Request, needs_without_domain};
@@ -133,6 +134,11 @@ impl Engine {
             draft.grants.extend(choice.chosen().and_then(|candidate| new_device(need, candidate)));
         }
         Ok(explained)
+    }
+
+    /// Which libvirt is installed, for the XML that it must understand.
+    pub fn libvirt_version(self: &Rc<Self>) -> Option<LibvirtVersion> {
+        self.state.borrow().host_facts.libvirt_version
     }
 
     /// Whether the host and its PCI functions, or the one named, are ready for VMs.

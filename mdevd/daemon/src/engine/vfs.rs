@@ -6,7 +6,7 @@ use std::time::Duration;
 use mdevd_core::choose::function::critical;
 use mdevd_core::claim::Owner;
 use mdevd_core::function::{Function, PhysicalFunction, Role, VfSettings};
-use mdevd_core::names::{DeviceKey, DriverName, PciAddress, VgpuTypeId};
+use mdevd_core::names::{DeviceKey, DriverName, PciAddress, VgpuTypeId, printable};
 use mdevd_core::plan::{Step, is_vfio, settings_of};
 use mdevd_core::request::{FunctionNeed, FunctionOptions, Need, WantedFunction, XmlOptions};
 use mdevd_dbus::ErrorName;
@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 
 /// How long a change of the number of virtual functions may take; callers are told to wait for longer.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a read of `sriov_numvfs` may take.
+const NUMVFS_READ: Duration = Duration::from_secs(1);
 
 /// How long without any event new virtual functions are given to get their drivers and network interfaces, once all of them are there.
 /// A driver may first have to be loaded, and nothing says that one will come.
@@ -170,7 +173,15 @@ impl Engine {
                     return Ok(());
                 }
             } else if tokio::time::timeout_at(until, change).await.is_err() {
-                return Err(format!("{pf} was given {count} virtual functions, but shows {there}"));
+                // Only by a process of its own: while a change hangs, so does a read of this file.
+                let at = self.roots.sys.join(format!("bus/pci/devices/{pf}/sriov_numvfs"));
+                let says = mdevd_host::write::read_attribute(&self.exe, &at, Instant::now() + NUMVFS_READ).await;
+                let says = match says {
+                    Ok(Some(number)) => format!("sriov_numvfs says {}", printable(number.trim())),
+                    Ok(None) => "sriov_numvfs is gone".into(),
+                    Err(error) => error.to_string(),
+                };
+                return Err(format!("{pf} was given {count} virtual functions, but shows {there}; {says}"));
             }
         }
     }

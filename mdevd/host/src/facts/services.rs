@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use mdevd_core::check::facts::{HookEntry, Libvirt, Memlock, VendorService};
+use mdevd_core::hostdev::LibvirtVersion;
 use mdevd_core::names::printable;
 use rustix::io::Errno;
 
@@ -112,4 +113,39 @@ pub(super) fn vendor_services(look: &mut Look<'_>) -> Vec<VendorService> {
             .map(|processes| processes.is_some_and(|processes| !processes.trim().is_empty()))
     };
     installed.into_iter().map(|name| VendorService { name, running: running(name, look) }).collect()
+}
+
+/// The installed libvirt, by the file of its library: `libvirt.so.0.9000.0` is 9.0.0, `libvirt.so.0.11003.0` is 11.3.0.
+pub(super) fn libvirt_version(look: &mut Look<'_>) -> Option<LibvirtVersion> {
+    let lib = look.system.usr_lib.clone();
+    let lib64 = lib.with_file_name("lib64");
+    // Debian has a folder for each architecture, others lib64.
+    let names = look.folder(&lib).unwrap_or_default();
+    let own: Vec<_> = names.iter().filter(|name| name.ends_with("-linux-gnu")).map(|name| lib.join(name)).collect();
+    own.into_iter().chain([lib64, lib]).find_map(|folder| {
+        let names = look.folder(&folder).unwrap_or_default();
+        names.iter().filter_map(|name| library_version(name)).max()
+    })
+}
+
+fn library_version(name: &str) -> Option<LibvirtVersion> {
+    let (number, micro) = name.strip_prefix("libvirt.so.0.")?.split_once('.')?;
+    let number: u32 = number.parse().ok()?;
+    Some(LibvirtVersion { major: number / 1000, minor: number % 1000, micro: micro.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_in_the_library_s_name() {
+        let shown = |name: &str| library_version(name).map(|version| version.to_string());
+        assert_eq!(shown("libvirt.so.0.9000.0").as_deref(), Some("9.0.0"));
+        assert_eq!(shown("libvirt.so.0.11003.0").as_deref(), Some("11.3.0"));
+        for other in ["libvirt.so.0", "libvirt.so", "libvirt-qemu.so.0.9000.0", "libvirt.so.0.x.0", "libvirt.so.0.9000"]
+        {
+            assert_eq!(shown(other), None, "{other}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The metadata and the hostdev elements of a domain's requests, from the words.
 
 use mdevd_core::domain_xml::metadata_xml;
-use mdevd_core::hostdev::{MdevHostdevXml, PciHostdevXml};
+use mdevd_core::hostdev::{LibvirtVersion, MdevHostdevXml, PciHostdevXml};
 use mdevd_core::names::{MdevUuid, PciCard};
 use mdevd_core::request::{Request, Wanted, WantedFunction};
 use uuid::Uuid;
@@ -14,15 +14,16 @@ use crate::error::Error;
 /// Where the elements go.
 pub const NOTE: &str = "the first element goes below <domain>, the others below <devices>: virsh edit DOMAIN";
 
-/// The metadata and the elements. mdevd is asked only for what a card consists of.
+/// The metadata and the elements. mdevd is asked for what a card consists of, and which libvirt is installed.
 pub async fn elements(domain: Uuid, args: &Xml) -> Result<(String, Vec<Element>), Error> {
     let (requests, pairs) = requests(&args.requests)?;
     let mut elements = Vec::new();
+    let installed = installed().await;
     for request in &requests {
         match &request.wanted {
-            Wanted::Function(wanted) => elements.extend(of_function(request, wanted).await?),
+            Wanted::Function(wanted) => elements.extend(of_function(request, wanted, installed).await?),
             Wanted::Pool(_) | Wanted::Type { .. } | Wanted::Existing => {
-                elements.extend(of_mdev(domain, request, args)?)
+                elements.extend(of_mdev(domain, request, args, installed)?)
             }
         }
     }
@@ -33,7 +34,18 @@ fn wrong(request: &Request, why: &str) -> Error {
     Error::Usage(format!("request '{}': {why}", request.name))
 }
 
-fn of_mdev(domain: Uuid, request: &Request, args: &Xml) -> Result<Vec<Element>, Error> {
+/// Which libvirt is installed; `None` where nobody says.
+async fn installed() -> Option<LibvirtVersion> {
+    let manager = Client::connect().await.ok()?.manager().await.ok()?;
+    manager.libvirt_version().await.ok()?.parse().ok()
+}
+
+fn of_mdev(
+    domain: Uuid,
+    request: &Request,
+    args: &Xml,
+    installed: Option<LibvirtVersion>,
+) -> Result<Vec<Element>, Error> {
     let mut elements = Vec::new();
     for name in request.instance_names() {
         let uuid = request.uuid.unwrap_or_else(|| MdevUuid::derived(domain, &name));
@@ -41,12 +53,19 @@ fn of_mdev(domain: Uuid, request: &Request, args: &Xml) -> Result<Vec<Element>, 
         let options = request.xml.0.iter().map(|(key, value)| (key.as_str(), value.as_str())).chain(model);
         let xml =
             MdevHostdevXml::from_options(uuid, "", options).map_err(|error| wrong(request, &error.to_string()))?;
+        if let Some(installed) = installed {
+            xml.check_version(installed).map_err(|error| wrong(request, &error.to_string()))?;
+        }
         elements.push(Element { request: Some(name), uuid: Some(uuid.0), xml: xml.to_xml(), ..Element::default() });
     }
     Ok(elements)
 }
 
-async fn of_function(request: &Request, wanted: &WantedFunction) -> Result<Vec<Element>, Error> {
+async fn of_function(
+    request: &Request,
+    wanted: &WantedFunction,
+    installed: Option<LibvirtVersion>,
+) -> Result<Vec<Element>, Error> {
     // A function with a vGPU type stays on its driver: libvirt must not bind another.
     let typed = request.function.vgpu_type.is_some() && request.xml.0.iter().all(|(key, _)| key != "managed");
     let managed = typed.then_some(("managed", "no"));
@@ -66,6 +85,10 @@ async fn of_function(request: &Request, wanted: &WantedFunction) -> Result<Vec<E
             ));
         }
     };
+    if let Some(installed) = installed {
+        let known = xmls.iter().try_for_each(|xml| xml.check_version(installed));
+        known.map_err(|error| wrong(request, &error.to_string()))?;
+    }
     let name = |xml: &PciHostdevXml| match wanted {
         WantedFunction::Card(_) => format!("{}.{}", request.name, xml.address().function),
         WantedFunction::Address(_) | WantedFunction::Any { .. } => request.name.to_string(),
