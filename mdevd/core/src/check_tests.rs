@@ -113,7 +113,7 @@ fn one_reason_at_a_time() {
         (with(&|f| f.iommu_group = None), off(""), "needs-setup", "no-iommu"),
         (with(&|f| f.iommu_group = None), HostFacts::default(), "needs-setup", "no-iommu"),
         (with(&|f| f.reset_methods.clear()), well(), "ready-with-warning", "no-reset"),
-        (with(&|f| f.class = 0x06_01_00), well(), "ready-with-warning", "chipset"),
+        (with(&|f| f.class = 0x06_01_00), well(), "refused", "bridge"),
         (with(&|f| f.role = physical(0, 0)), well(), "ready", "ok"),
         (with(&|f| f.role = physical(7, 0)), well(), "ready", "ok"),
         (with(&|f| f.role = physical(7, 2)), well(), "ready-with-warning", "has-vfs"),

@@ -22,6 +22,9 @@ pub fn check_function(inventory: &Inventory, function: &Function, host: &HostFac
     if function.bridge {
         let message = "it is a bridge, and what is behind it can be given to a VM in its place";
         notes.push(Note::refused(Reason::Bridge.as_str(), message, ""));
+    } else if function.class >> 16 == BRIDGES {
+        let message = "it is a part of the chipset, which the host may need in ways that cannot be seen";
+        notes.push(Note::refused(Reason::Bridge.as_str(), message, ""));
     }
     if !function.host_critical.is_empty() {
         let message = format!("the host itself needs it: it {}", list(&function.host_critical));
@@ -51,10 +54,6 @@ pub fn check_function(inventory: &Inventory, function: &Function, host: &HostFac
         if function.reset_methods.is_empty() && function.vgpu.is_none() {
             let message = "the kernel cannot reset it: what one VM leaves in it the next one finds, and it may work only once after a boot";
             notes.push(Note::warning("no-reset", message, "reboot the host when it no longer works"));
-        }
-        if function.class >> 16 == BRIDGES {
-            let message = "it is a part of the chipset, which the host may need in ways that cannot be seen";
-            notes.push(Note::warning("chipset", message, ""));
         }
     }
     let subject = function.address.to_string();
