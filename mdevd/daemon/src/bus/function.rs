@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use mdevd_core::function::{LinkState, VfSettings};
-use mdevd_core::holders::Holders;
 use mdevd_core::hostdev::{HostdevError, InterfaceHostdevXml, PciHostdevXml};
 use mdevd_core::names::{DeviceKey, DriverName, MacAddress, VgpuTypeId};
 use mdevd_dbus::{Dict, ErrorName};
 use zbus::message::Header;
 use zbus::{Connection, OwnedObjectPath};
 
-use super::no_options;
+use super::{holders_of, no_options};
 use crate::auth::authorize;
 use crate::engine::Handle;
 use crate::error::{Error, Result};
@@ -42,19 +41,7 @@ impl FunctionObject {
     ) -> Result<Vec<(u32, String)>> {
         authorize(connection, &header, None, &[]).await?;
         no_options(options)?;
-        let address = self.view.get().function.address;
-        let key = DeviceKey::Pci(address);
-        let holders =
-            self.engine.call(move |engine| async move { Ok(engine.holders(&[key]).await.into_iter().next()) }).await?;
-        match holders {
-            Some((_, Holders::Known(list))) => {
-                Ok(list.into_iter().map(|holder| (holder.pid, holder.command)).collect())
-            }
-            Some((_, Holders::Unknown(why))) => {
-                Err(Error::new(ErrorName::Unavailable, format!("who holds {address} is not known: {why}")))
-            }
-            None => Err(Error::new(ErrorName::NotFound, format!("the PCI function {address} is gone"))),
-        }
+        holders_of(&self.engine, DeviceKey::Pci(self.view.get().function.address)).await
     }
 
     #[zbus(out_args("changed"))]

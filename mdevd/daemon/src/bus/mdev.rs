@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use mdevd_core::holders::Holders;
 use mdevd_core::hostdev::{MdevHostdevXml, nodedev_xml};
 use mdevd_core::names::DeviceKey;
 use mdevd_dbus::{Dict, ErrorName};
 use zbus::message::Header;
 use zbus::{Connection, OwnedObjectPath};
 
-use super::no_options;
+use super::{holders_of, no_options};
 use crate::auth::authorize;
 use crate::engine::Handle;
 use crate::error::{Error, Result};
@@ -41,19 +40,7 @@ impl MdevObject {
     ) -> Result<Vec<(u32, String)>> {
         authorize(connection, &header, None, &[]).await?;
         no_options(options)?;
-        let uuid = self.view.get().mdev.uuid;
-        let key = DeviceKey::Mdev(uuid);
-        let holders =
-            self.engine.call(move |engine| async move { Ok(engine.holders(&[key]).await.into_iter().next()) }).await?;
-        match holders {
-            Some((_, Holders::Known(list))) => {
-                Ok(list.into_iter().map(|holder| (holder.pid, holder.command)).collect())
-            }
-            Some((_, Holders::Unknown(why))) => {
-                Err(Error::new(ErrorName::Unavailable, format!("who holds {uuid} is not known: {why}")))
-            }
-            None => Err(Error::new(ErrorName::NotFound, format!("the mediated device {uuid} is gone"))),
-        }
+        holders_of(&self.engine, DeviceKey::Mdev(self.view.get().mdev.uuid)).await
     }
 
     #[zbus(out_args("changed"))]

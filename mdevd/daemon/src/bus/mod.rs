@@ -13,10 +13,26 @@ pub use manager::ManagerObject;
 pub use mdev::MdevObject;
 pub use parent::ParentObject;
 
-use mdevd_dbus::Dict;
+use mdevd_core::holders::Holders;
+use mdevd_core::names::DeviceKey;
+use mdevd_dbus::{Dict, ErrorName};
 
-use crate::error::Result;
+use crate::engine::Handle;
+use crate::error::{Error, Result};
 use crate::options::Options;
+
+/// `GetHolders` of a device: process ids and names, or why they are not known.
+async fn holders_of(engine: &Handle, device: DeviceKey) -> Result<Vec<(u32, String)>> {
+    let looked =
+        engine.call(move |engine| async move { Ok(engine.holders(&[device]).await.into_iter().next()) }).await?;
+    match looked {
+        Some((_, Holders::Known(list))) => Ok(list.into_iter().map(|holder| (holder.pid, holder.command)).collect()),
+        Some((_, Holders::Unknown(why))) => {
+            Err(Error::new(ErrorName::Unavailable, format!("who holds {device} is not known: {why}")))
+        }
+        None => Err(Error::new(ErrorName::NotFound, format!("{device} is gone"))),
+    }
+}
 
 /// For a method that has no options: any is an error that names it.
 fn no_options(options: Dict) -> Result<()> {
