@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::function::VfSettings;
-use crate::names::{DeviceKey, DriverName, MdevTypeId, MdevUuid, ParentName, PciAddress, RunId, VgpuTypeId, printable};
+use crate::names::{
+    DeviceKey, DriverName, MacAddress, MdevTypeId, MdevUuid, ParentName, PciAddress, RunId, VgpuTypeId, printable,
+};
 use crate::plan::Plan;
 use crate::request::XmlOptions;
 
@@ -189,6 +191,9 @@ pub struct GrantedVf {
     /// What the physical function said before.
     #[serde(default, skip_serializing_if = "VfSettings::is_empty")]
     pub was: VfSettings,
+    /// The address of its own network interface before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netdev_mac_was: Option<MacAddress>,
 }
 
 impl Grant {

@@ -352,15 +352,26 @@ pub fn restore(was: &GrantedFunction, inventory: &Inventory) -> Option<Step> {
     {
         return Some(Step::SetVgpuType { address, vgpu_type: None });
     }
-    if let Some(step) = rebind(was, now) {
-        return Some(step);
-    }
+    // Before the driver comes back, which takes its address from the physical function.
+    set_back(was, inventory).or_else(|| rebind(was, now)).or_else(|| take_anew(was, now))
+}
+
+fn set_back(was: &GrantedFunction, inventory: &Inventory) -> Option<Step> {
     let vf = was.vf.as_ref()?;
     let says = settings_of(inventory.function(&vf.pf)?, vf.index)?;
     // What libvirt sets for an interface, and what was set here, is put back; what else has changed is not ours.
     let ours = if was.interface { vf.set.with_mac_and_vlan() } else { vf.set };
     let settings = vf.was.changed_from(&says).only(&ours);
-    (!settings.is_empty()).then_some(Step::SetVf { address, pf: vf.pf, index: vf.index, settings })
+    (!settings.is_empty()).then_some(Step::SetVf { address: was.address, pf: vf.pf, index: vf.index, settings })
+}
+
+/// libvirt brings the driver back before the address is: then the network interface has the VM's, and keeps it until its driver is bound
+/// anew.
+fn take_anew(was: &GrantedFunction, now: &Function) -> Option<Step> {
+    let vf = was.vf.as_ref()?;
+    let given = vf.set.mac.filter(|mac| Some(*mac) != vf.netdev_mac_was)?;
+    let keeps = now.driver.is_some() && now.netdevs.iter().any(|netdev| netdev.mac == Some(given));
+    keeps.then_some(Step::Unbind { address: was.address })
 }
 
 fn rebind(was: &GrantedFunction, now: &Function) -> Option<Step> {

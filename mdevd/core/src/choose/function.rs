@@ -462,7 +462,8 @@ pub fn grant_function(inventory: &Inventory, need: &FunctionNeed, name: &str, fu
                 // A guest's driver would make up another address at each start: it keeps the one that the host's driver has.
                 set.mac = function.netdevs.iter().find_map(|netdev| netdev.mac);
             }
-            Some(GrantedVf { pf, index, set: set.changed_from(&was), was })
+            let netdev_mac_was = function.netdevs.iter().find_map(|netdev| netdev.mac);
+            Some(GrantedVf { pf, index, set: set.changed_from(&was), was, netdev_mac_was })
         }
         _ => None,
     };

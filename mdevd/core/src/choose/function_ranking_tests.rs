@@ -215,7 +215,7 @@ fn a_promise_remembers_what_was() {
             interface: false,
             driver: Some(driver("vfio-pci")),
             vgpu_type: None,
-            vf: Some(GrantedVf { pf: address(PF), index: 0, set, was }),
+            vf: Some(GrantedVf { pf: address(PF), index: 0, set, was, netdev_mac_was: None }),
             driver_was: Some(driver("igbvf")),
             override_was: Some(driver("igbvf")),
         }

@@ -30,8 +30,8 @@ const SELF_REMOVING_DRIVER: &str = "nvidia";
 
 /// How long one try at bringing a function back to its driver may take.
 const RESTORE_WITHIN: Duration = Duration::from_secs(20);
-/// The most steps of such a try: vGPU type, override, unbind, probe, override, settings, and two that somebody else made necessary.
-const MOST_STEPS: usize = 8;
+/// The most steps of such a try: vGPU type or settings; twice unbind, override, probe, override; and one that somebody else made necessary.
+const MOST_STEPS: usize = 10;
 
 /// How one device's giving back went.
 enum Given {
@@ -203,6 +203,7 @@ impl Engine {
     /// Brings a function back to what it was, step by step from what it is. A step that would take it from somebody is not made.
     async fn restore_granted(self: &Rc<Self>, was: &GrantedFunction) -> Given {
         let address = was.address;
+        let mut was = was.clone();
         let deadline = Instant::now() + RESTORE_WITHIN;
         for _ in 0..MOST_STEPS {
             if let Err(why) = self.refresh_function(address).await {
@@ -212,15 +213,21 @@ impl Engine {
                 // A physical function that is gone has taken the virtual one with it.
                 let _ = self.refresh_function(vf.pf).await;
             }
-            let Some(step) = restore(was, &self.state.borrow().inventory) else { return Given::Back };
+            let Some(step) = restore(&was, &self.state.borrow().inventory) else { return Given::Back };
             // Right before the write: taking a held function from its driver would block until its user closes it.
             match self.holders(&[DeviceKey::Pci(address)]).await.into_iter().next() {
                 Some((_, holders)) if holders.none() => {}
                 Some((_, holders)) => return Given::Not(format!("{address} is still held by {holders}")),
                 None => return Given::Not(format!("who holds {address} is not known")),
             }
-            if let Err(error) = self.run_step(&step, deadline).await {
-                return Given::Not(Error::from(error).message);
+            match (self.run_step(&step, deadline).await, &step) {
+                (Ok(()), _) => {}
+                // Some drivers do not take back an address that was given once. The function is free all the same.
+                (Err(StepError::Refused(error)), Step::SetVf { settings, .. }) => {
+                    tracing::warn!("{address} keeps what it was given, instead of {settings}: {error}");
+                    was.vf = None;
+                }
+                (Err(error), _) => return Given::Not(Error::from(error).message),
             }
         }
         Given::Not(format!("{address} does not come back to what it was; see the kernel's log: journalctl -k"))
