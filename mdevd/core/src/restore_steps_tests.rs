@@ -1,6 +1,7 @@
 //! The steps of PCI functions one by one: in words, as writes, as they stand in the claim's file, and when they are done.
 
 use super::*;
+use crate::claim::GrantedVf;
 use alloc::format;
 use alloc::string::ToString;
 
@@ -337,4 +338,47 @@ fn which_drivers_are_for_vms() {
     for name in ["vfio", "vfio-platform", "vfio-pci-core", "vfio_mdev", "igbvf", "pci-stub", "nvidia", "vfio-pcix"] {
         assert!(!is_vfio(&driver(name)), "{name}");
     }
+}
+
+/// The host's driver was back before the VM's address was taken away, and its network interface still has that.
+#[test]
+fn an_interface_that_kept_the_vm_s_address_is_bound_anew() {
+    let (given, own) = (mac("52:54:00:6d:90:02"), mac("16:17:1d:5d:40:5c"));
+    let host = |admin: Option<MacAddress>, netdev: Option<MacAddress>| {
+        let mut pf = physical(PF, 1, &[VF]);
+        let Role::Pf(role) = &mut pf.role else { unreachable!() };
+        role.vf_settings.insert(0, VfSettings { mac: admin, ..VfSettings::default() });
+        let mut vf = virtual_function(VF, 2, PF, 0);
+        vf.driver = Some(driver("igbvf"));
+        vf.netdevs.push(Netdev { name: "enp1s0v0".into(), mac: netdev });
+        let mut inventory = Inventory::default();
+        inventory.insert_function(pf);
+        inventory.insert_function(vf);
+        inventory
+    };
+    let zero = Some(MacAddress::ZERO);
+    let grant = granted(|function| {
+        function.driver = None;
+        function.driver_was = Some(driver("igbvf"));
+        function.override_was = None;
+        function.vf = Some(GrantedVf {
+            pf: address(PF),
+            index: 0,
+            set: VfSettings { mac: given, ..VfSettings::default() },
+            was: VfSettings { mac: zero, ..VfSettings::default() },
+            netdev_mac_was: own,
+        });
+    });
+    let was = grant.function().unwrap().clone();
+    let settings = VfSettings { mac: zero, ..VfSettings::default() };
+    let set_back = Step::SetVf { address: address(VF), pf: address(PF), index: 0, settings };
+    assert_eq!(restore(&was, &host(given, given)), Some(set_back), "the settings go first");
+    assert_eq!(restore(&was, &host(zero, given)), Some(Step::Unbind { address: address(VF) }));
+    // Its own, or one that a driver has made up: it is what it was as far as anybody can bring it.
+    assert_eq!(restore(&was, &host(zero, own)), None);
+    assert_eq!(restore(&was, &host(zero, mac("02:00:00:00:00:01"))), None);
+    // One that was given its own address has nothing to lose.
+    let mut kept = was;
+    kept.vf.as_mut().unwrap().netdev_mac_was = given;
+    assert_eq!(restore(&kept, &host(zero, given)), None);
 }
