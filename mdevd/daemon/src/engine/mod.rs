@@ -64,6 +64,8 @@ pub struct State {
     pub in_flight: BTreeSet<DeviceKey>,
     /// One change at a time per parent, per physical function and per other function, by its name in sysfs.
     pub locks: BTreeMap<String, Arc<Mutex<()>>>,
+    /// Physical functions whose number of virtual ones is being changed: nobody is promised one of those meanwhile.
+    pub changing_vfs: BTreeSet<PciAddress>,
     /// Why the host itself needs a PCI function, a clause each.
     pub critical: BTreeMap<PciAddress, Vec<String>>,
     /// Why the list of mounts could not be read, without which it is not known what the host itself needs.

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::prepare::Draft;
+use super::steps::Turn;
 use crate::error::{Error, Result};
 
 /// How long a change of the number of virtual functions may take; callers are told to wait for longer.
@@ -35,6 +36,21 @@ impl Engine {
     pub async fn set_num_vfs(self: &Rc<Self>, pf: PciAddress, count: u32, autoprobe: Option<bool>) -> Result<bool> {
         let deadline = Instant::now() + DEADLINE;
         let turn = self.turn_of(&Step::SetNumVfs { pf, count }, deadline).await.map_err(Error::from)?;
+        // Before anybody's claim is looked for: one that comes later is refused, and one that came earlier is seen.
+        self.state.borrow_mut().changing_vfs.insert(pf);
+        let outcome = self.change_num_vfs(&turn, pf, count, autoprobe, deadline).await;
+        self.state.borrow_mut().changing_vfs.remove(&pf);
+        outcome
+    }
+
+    async fn change_num_vfs(
+        self: &Rc<Self>,
+        turn: &Turn,
+        pf: PciAddress,
+        count: u32,
+        autoprobe: Option<bool>,
+        deadline: Instant,
+    ) -> Result<bool> {
         let function = self.function_now(pf).await?;
         let physical = physical(&function)?;
         if count > physical.total_vfs {
@@ -56,7 +72,7 @@ impl Engine {
             steps.extend((count > 0).then_some(Step::SetNumVfs { pf, count }));
         }
         for step in &steps {
-            let outcome = self.run_step_in(&turn, step, deadline).await;
+            let outcome = self.run_step_in(turn, step, deadline).await;
             if let Err(error) = outcome {
                 self.refresh_card(pf).await;
                 self.publish().await;
