@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mdevd_core::check::facts::HostFacts;
 use mdevd_core::choose::Context;
@@ -46,6 +46,9 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::publish::Publisher;
 use crate::scanner::Scanner;
+
+/// How long something may be under way before those who look on are told.
+const SOON: Duration = Duration::from_millis(100);
 
 /// All state. Borrowed within one turn, never across a wait.
 #[derive(Debug, Default)]
@@ -266,10 +269,18 @@ impl Engine {
         self.publisher.publish(self).await;
     }
 
-    /// The same without waiting: how far something has come, for those who look on.
-    pub fn publish_behind(self: &Rc<Self>) {
+    /// Tells the bus how far something has come, unless what this returns is dropped within [`SOON`]: what is quick has nothing to show
+    /// on its way, and those who look on are not worth that a VM starts later.
+    #[must_use]
+    pub fn publish_unless_quick(self: &Rc<Self>) -> oneshot::Sender<()> {
+        let (quick, through) = oneshot::channel();
         let engine = self.clone();
-        tokio::task::spawn_local(async move { engine.publish().await });
+        tokio::task::spawn_local(async move {
+            if tokio::time::timeout(SOON, through).await.is_err() {
+                engine.publish().await;
+            }
+        });
+        quick
     }
 
     /// What is wrong at present: subject, since (seconds since 1970), message.

@@ -56,8 +56,7 @@ impl Engine {
             self.publish().await;
             return Err(error);
         }
-        // While the first write is under way.
-        self.publish_behind();
+        let quick = self.publish_unless_quick();
         let outcome = match self.nobody_holds_what_was_there(&id).await {
             Ok(()) => self.carry_out(&id, &needs, deadline).await,
             Err(error) => {
@@ -66,6 +65,7 @@ impl Engine {
                 Err(error)
             }
         };
+        drop(quick);
         self.state.borrow_mut().working.remove(&id);
         self.changed.notify_waiters();
         let Err(error) = outcome else {

@@ -79,8 +79,9 @@ impl Engine {
             }
         }
         self.finish_behind(*id);
-        self.publish_behind();
+        let quick = self.publish_unless_quick();
         self.wait_tried(id, claim.run, answer_by).await;
+        drop(quick);
         self.publish().await;
         Ok(true)
     }
