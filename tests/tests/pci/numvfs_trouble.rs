@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mdevd_core::claim::ClaimState;
-use mdevd_dbus::{ErrorName, ManagerProxy};
+use mdevd_dbus::{ErrorName, ManagerProxy, Options};
 use mdevd_tests::fakesys::{Errno, FakeHost, Fault, Point, Rule};
 use mdevd_tests::harness::{PATIENCE, eventually};
 
@@ -107,7 +107,8 @@ async fn a_change_that_hangs_makes_the_physical_function_stuck_and_the_bus_answe
     let lab = Lab::start_with(nics(), |host| host.set_num_vfs(PF, 1).unwrap()).await;
     let hang = hanging_change(&lab.host);
     let pf = lab.physical(PF).await;
-    let asked = tokio::spawn(async move { pf.set_num_vfs(3, &none()).await });
+    let soon = Options::from([("timeout-ms", 2000_u32.into())]);
+    let asked = tokio::spawn(async move { pf.set_num_vfs(3, &soon).await });
     eventually("the change hangs", || async { hang.hanging() == 1 }).await;
     lab.answers_on().await;
     assert_refused(asked.await.unwrap(), ErrorName::TimedOut, &[PF, "virtual functions", "stuck"]);

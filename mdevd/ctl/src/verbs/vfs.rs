@@ -14,6 +14,9 @@ use crate::table::{BOLD, Cell, Fit, Table, terminal_width};
 use crate::verbs::{Said, counted, not_one, or_dash, rows};
 use crate::view::{Function, Host, Physical};
 
+/// How many milliseconds the kernel may take: a little less than an answer may.
+const VFS_PATIENCE: u32 = 290_000;
+
 /// Runs the verb.
 pub async fn run(args: &Vfs) -> Result<Said, Error> {
     let client = Client::connect().await?;
@@ -21,7 +24,7 @@ pub async fn run(args: &Vfs) -> Result<Said, Error> {
     let address = one_pf(&args.pf, &found, &client.host().await?)?;
     let mut note = None;
     if let Some(count) = args.count {
-        let mut options = Options::new();
+        let mut options = Options::from([("timeout-ms", VFS_PATIENCE.into())]);
         if let Some(autoprobe) = args.drivers_autoprobe {
             options.insert("drivers-autoprobe", (autoprobe == OnOff::On).into());
         }

@@ -1,6 +1,7 @@
 //! `org.mdevd1.Function`, `PhysicalFunction` and `VirtualFunction`: a PCI function, and what some of them have beyond any other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mdevd_core::function::{LinkState, VfSettings};
 use mdevd_core::hostdev::{HostdevError, InterfaceHostdevXml, PciHostdevXml};
@@ -256,8 +257,10 @@ impl PhysicalObject {
         authorize(connection, &header, None, &details).await?;
         let mut options = Options::new(options);
         let autoprobe = options.take("drivers-autoprobe", "a boolean")?;
+        let timeout: Option<u32> = options.take("timeout-ms", "a number (u)")?;
         options.finish()?;
-        self.engine.call(move |engine| async move { engine.set_num_vfs(address, count, autoprobe).await }).await
+        let timeout = timeout.map(|ms| Duration::from_millis(ms.into()));
+        self.engine.call(move |engine| async move { engine.set_num_vfs(address, count, autoprobe, timeout).await }).await
     }
 
     #[zbus(property)]

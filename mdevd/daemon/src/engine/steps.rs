@@ -17,7 +17,8 @@ use super::Engine;
 use super::scan::Event;
 use crate::error::Error;
 
-/// The longest that one write may take before its device counts as stuck.
+/// The longest that one write may take before its device counts as stuck; a change of the number of virtual functions has as long as
+/// its caller gives it.
 pub const STEP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long virtual functions that the kernel has been asked for may take to appear when the write itself is through.
@@ -139,7 +140,10 @@ impl Engine {
         if let (Write::Vf { .. }, false) = (&write, self.roots.is_this_host()) {
             return Err(StepError::NoEffect(format!("cannot {step}: there is no network behind a simulated sysfs")));
         }
-        let until = deadline.min(Instant::now() + STEP_DEADLINE);
+        let until = match step {
+            Step::SetNumVfs { .. } => deadline,
+            _ => deadline.min(Instant::now() + STEP_DEADLINE),
+        };
         self.state.borrow_mut().in_flight.insert(device);
         tracing::debug!("{step}");
         let (exe, busy, key) = (&self.exe, &self.busy, busy_key(step));

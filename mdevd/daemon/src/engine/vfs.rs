@@ -18,8 +18,11 @@ use super::prepare::Draft;
 use super::steps::Turn;
 use crate::error::{Error, Result};
 
-/// How long a change of the number of virtual functions may take; callers are told to wait for longer.
+/// How long a change that somebody asks for by hand may take, if they do not say; D-Bus clients usually wait for 25 s.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The longest that somebody may give it.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// How long a read of `sriov_numvfs` may take.
 const NUMVFS_READ: Duration = Duration::from_secs(1);
@@ -29,12 +32,19 @@ const NUMVFS_READ: Duration = Duration::from_secs(1);
 const SETTLED: Duration = Duration::from_secs(1);
 
 impl Engine {
-    /// Gives a physical function so many virtual ones. False when it had them already.
+    /// Gives a physical function so many virtual ones. False when it had them already. The kernel has all of `timeout` for it: probing
+    /// a driver for each of 64 functions of a network card takes longer than any other write.
     ///
     /// # Errors
     /// More than it can have, virtual functions that are in use, a driver that does not do it.
-    pub async fn set_num_vfs(self: &Rc<Self>, pf: PciAddress, count: u32, autoprobe: Option<bool>) -> Result<bool> {
-        let deadline = Instant::now() + DEADLINE;
+    pub async fn set_num_vfs(
+        self: &Rc<Self>,
+        pf: PciAddress,
+        count: u32,
+        autoprobe: Option<bool>,
+        timeout: Option<Duration>,
+    ) -> Result<bool> {
+        let deadline = Instant::now() + timeout.unwrap_or(DEADLINE).min(LONGEST);
         let turn = self.turn_of(&Step::SetNumVfs { pf, count }, deadline).await.map_err(Error::from)?;
         // Before anybody's claim is looked for: one that comes later is refused, and one that came earlier is seen.
         self.state.borrow_mut().changing_vfs.insert(pf);
