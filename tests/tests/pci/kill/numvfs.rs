@@ -1,8 +1,12 @@
 //! Every point of a change of the number of virtual functions, and of a type that is set by hand. There is no claim to undo these by: the
 //! next daemon shows what has become of it, and the same call brings it to its end.
 
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::Instant;
 
+use mdevd_dbus::Options;
 use mdevd_tests::fakesys::FakeHost;
 use mdevd_tests::harness::eventually;
 
@@ -42,6 +46,32 @@ impl Change for NumVfs {
     fn reset(&self, host: &FakeHost) {
         host.set_num_vfs(PF, 0).unwrap();
         host.set_num_vfs(PF, self.from).unwrap();
+    }
+}
+
+/// The switch alone: [`NumVfs`] has a write of its own.
+struct Autoprobe;
+
+impl Autoprobe {
+    fn file(host: &FakeHost) -> PathBuf {
+        host.sys().join("bus/pci/devices").join(PF).join("sriov_drivers_autoprobe")
+    }
+}
+
+impl Change for Autoprobe {
+    async fn make(&self, lab: &Lab) -> zbus::Result<bool> {
+        let off = Options::from([("drivers-autoprobe", false.into())]);
+        lab.physical(PF).await.set_num_vfs(2, &off).await
+    }
+    fn now(&self, lab: &Lab) -> u32 {
+        let text = fs::read_to_string(Self::file(&lab.host)).unwrap();
+        text.trim().parse().unwrap()
+    }
+    fn ends(&self) -> (u32, u32) {
+        (0, 1)
+    }
+    fn reset(&self, host: &FakeHost) {
+        fs::OpenOptions::new().write(true).open(Self::file(host)).unwrap().write_all(b"1").unwrap();
     }
 }
 
@@ -144,6 +174,11 @@ async fn in_going_from_one_number_to_another() {
 #[tokio::test]
 async fn in_taking_virtual_functions_away() {
     everywhere(with_nics(2).await, NumVfs { from: 2, to: 0 }, &["0"]).await;
+}
+
+#[tokio::test]
+async fn in_leaving_their_drivers_out() {
+    everywhere(with_nics(2).await, Autoprobe, &["0"]).await;
 }
 
 #[tokio::test]
