@@ -297,6 +297,24 @@ async fn xml_that_cannot_be_read_is_refused_only_when_it_may_hold_a_request() {
 }
 
 #[tokio::test]
+async fn xml_that_cannot_be_read_is_not_repeated() {
+    let host = Host::new();
+    for broken in [
+        "<graphics passwd=hunter2/>",
+        "<graphics passwd='&hunter2;'/>",
+        "<graphics passwd='hunter2'x'/>",
+        "<title>&hunter2;</title>",
+        "<title>hunter2</tilte>",
+        "<title>hunter2\u{1}</title>",
+    ] {
+        let outcome = host.prepare(&requesting_xml().replace("<memory ", &format!("{broken}<memory "))).await;
+        let stderr = outcome.stderr;
+        assert!(outcome.code == 1 && stderr.contains("cannot be read"), "{stderr}");
+        assert!(!stderr.contains("hunter2"), "a password is shown: {stderr}");
+    }
+}
+
+#[tokio::test]
 async fn an_ordinary_user_has_no_devices_to_give() {
     let host = Host::with_bus();
     let _daemon = host.daemon(Mood::Willing).await;

@@ -306,13 +306,14 @@ fn hostile_documents_are_refused() {
         ("<?xml version='1.0'?><!-- -->".into(), " at line 1, column 30: there is no <domain> in it".into()),
         ("vm1".into(), " at line 1, column 1: text outside the root element".into()),
         (bomb.into(), " at line 1, column 1: a DOCTYPE, which is not read here; take it out".into()),
-        ("<domain>\n <name>&b;</name></domain>".into(), " at line 2, column 8: the entity '&b;' is not one of XML's own".into()),
+        ("<domain>\n <name>&b;</name></domain>".into(), " at line 2, column 8: an entity that is not one of XML's own; a '&' itself is written '&amp;'".into()),
         (
             "<domain>\n <os a='&b;'/></domain>".into(),
-            " at line 2, column 2: the attribute 'a' of <os>: the entity '&b;' is not one of XML's own".into(),
+            " at line 2, column 2: the attribute 'a' of <os>: an entity that is not one of XML's own; a '&' itself is written '&amp;'"
+                .into(),
         ),
-        ("<domain><name>&#27;[2J</name></domain>".into(), " at line 1, column 15: '&#27;' is no character of XML".into()),
-        ("<domain><name>&#0;</name></domain>".into(), " at line 1, column 15: '&#0;' is no character of XML".into()),
+        ("<domain><name>&#27;[2J</name></domain>".into(), " at line 1, column 15: a reference to a character that XML does not have".into()),
+        ("<domain><name>&#0;</name></domain>".into(), " at line 1, column 15: a reference to a character that XML does not have".into()),
         ("<domain a='&#27;'/>".into(), " at line 1, column 1: the attribute 'a' of <domain> has a control character in it".into()),
         ("<domain a='<'/>".into(), " at line 1, column 1: the attribute 'a' of <domain> has a '<' in it".into()),
         ("<domain>\n <name>v\0</name></domain>".into(), " at line 2, column 9: a NUL byte".into()),
@@ -329,8 +330,8 @@ fn hostile_documents_are_refused() {
         ("<domain><a>".into(), " at line 1, column 12: it ends in the middle; elements still open: 2".into()),
         ("<domain><a".into(), " at line 1, column 9: tag not closed: `>` not found before end of input".into()),
         ("<domain a='1' b='2' a='3'/>".into(), " at line 1, column 1: in <domain>: the attribute 'a' is there twice".into()),
-        ("<domain a=1/>".into(), " at line 1, column 1: in <domain>: the attribute '1' is not quoted".into()),
-        ("<domain a/>".into(), " at line 1, column 1: in <domain>: the attribute has no value".into()),
+        ("<domain a=1/>".into(), " at line 1, column 1: in <domain>: the value of an attribute is not quoted".into()),
+        ("<domain a/>".into(), " at line 1, column 1: in <domain>: an attribute has no value".into()),
         (format!("<{long}/>"), format!(" at line 1, column 1: the root element is <{}…>, not libvirt's <domain>", &long[..80])),
         (format!("<domain><name>vm</name><uuid>{UUID}</uuid>"), " at line 1, column 73: it ends in the middle; elements still open: 1".into()),
         (format!("<domain><uuid>{UUID}</uuid></domain>"), ": the domain has no <name>".into()),
@@ -346,6 +347,39 @@ fn hostile_documents_are_refused() {
         let error = error(&xml);
         assert_eq!(error, format!("the domain XML is refused{why}"), "{xml}");
         assert!(!error.chars().any(char::is_control), "{error:?}");
+    }
+}
+
+/// However the XML is broken, the message says nothing of what stands in a value or a text: it may be a password.
+#[test]
+fn no_message_quotes_a_value_or_a_text() {
+    const SECRET: &str = "hunter2canary";
+    for broken in [
+        format!("<graphics passwd={SECRET}/>"),
+        format!("<graphics passwd='{SECRET}/>"),
+        format!("<graphics passwd='a'{SECRET}'/>"),
+        format!("<graphics passwd='a' {SECRET}/>"),
+        format!("<graphics passwd={SECRET} {SECRET}/>"),
+        format!("<graphics passwd='&{SECRET};'/>"),
+        format!("<graphics passwd='&{SECRET}'/>"),
+        format!("<graphics passwd='&#{SECRET};'/>"),
+        format!("<graphics passwd='a<{SECRET}'/>"),
+        format!("<graphics passwd='{SECRET}&#1;'/>"),
+        format!("<graphics passwd='{SECRET}' passwd='{SECRET}'/>"),
+        format!("<title>&{SECRET};</title>"),
+        format!("<title>&{SECRET}</title>"),
+        format!("<title>&#{SECRET};</title>"),
+        format!("<title>{SECRET}</tilte>"),
+        format!("<title>{SECRET}"),
+        format!("<title>{SECRET}\u{1b}</title>"),
+        format!("<title><![CDATA[{SECRET}</title>"),
+        format!("<title><!-- {SECRET} -- ></title>"),
+        format!("<?{SECRET}"),
+        format!("</domain>{SECRET}"),
+        format!("<qemu:arg value='secret,id=s0,data={SECRET}'>"),
+    ] {
+        let error = error(&format!("<domain><name>vm</name><uuid>{UUID}</uuid>{broken}</domain>"));
+        assert!(!error.contains("hunter2"), "{error}");
     }
 }
 

@@ -14,7 +14,7 @@ use quick_xml::reader::NsReader;
 use uuid::Uuid;
 
 use super::device::{Attributes, Draft, get};
-use super::words::{attribute_words, parser_words, tag, unknown_entity};
+use super::words::{UNKNOWN_ENTITY, attribute_words, parser_words, tag};
 use super::{Domain, DomainStatus, DomainXmlError, NAMESPACE, check_size};
 use crate::hostdev::Hostdev;
 use crate::names::{parse_uuid, printable};
@@ -158,11 +158,9 @@ impl<'t> Walk<'t> {
                             .and_then(|s| s.chars().next())
                         {
                             Some(c) => c,
-                            None => return Err(self.error(unknown_entity(&reference))),
+                            None => return Err(self.error(UNKNOWN_ENTITY)),
                         },
-                        _ => {
-                            return Err(self.error(format!("'&{};' is no character of XML", printable(&reference))));
-                        }
+                        _ => return Err(self.error("a reference to a character that XML does not have")),
                     };
                     self.characters(resolved.encode_utf8(&mut [0; 4]))?;
                 }
@@ -255,8 +253,8 @@ impl<'t> Walk<'t> {
                 return Err(self.error(format!("{} has a '<' in it", of())));
             }
             let value = attribute.normalized_value(XmlVersion::Explicit1_0).map_err(|e| match e {
-                XmlError::Escape(EscapeError::UnrecognizedEntity(_, name)) => {
-                    self.error(format!("{}: {}", of(), unknown_entity(&name)))
+                XmlError::Escape(EscapeError::UnrecognizedEntity(..)) => {
+                    self.error(format!("{}: {UNKNOWN_ENTITY}", of()))
                 }
                 e => self.error(format!("{}: {}", of(), parser_words(&e))),
             })?;

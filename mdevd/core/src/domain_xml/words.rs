@@ -1,4 +1,5 @@
-//! What is said of ill-formed XML. The parser's own words quote the document, whose text may be long or play tricks on a terminal.
+//! What is said of ill-formed XML. The parser's own words quote the document, whose text may be long, play tricks on a terminal, or be
+//! a password: the names of elements and attributes are said, and the place; never a text or a value.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -14,9 +15,8 @@ pub(super) fn tag(name: &str) -> String {
     format!("<{}>", printable(name))
 }
 
-pub(super) fn unknown_entity(name: &str) -> String {
-    format!("the entity '&{};' is not one of XML's own", printable(name))
-}
+/// What looks like an entity is often a text with a `&` in it.
+pub(super) const UNKNOWN_ENTITY: &str = "an entity that is not one of XML's own; a '&' itself is written '&amp;'";
 
 /// The parser's error.
 pub(super) fn parser_words(error: &XmlError) -> String {
@@ -33,17 +33,16 @@ pub(super) fn parser_words(error: &XmlError) -> String {
 }
 
 pub(super) fn attribute_words(element: &BytesStart<'_>, error: &AttrError) -> String {
-    let (at, what) = match error {
-        AttrError::Duplicated(at, _) => (at, "is there twice"),
-        AttrError::ExpectedEq(at) | AttrError::ExpectedValue(at) => (at, "has no value"),
-        AttrError::UnquotedValue(at) => (at, "is not quoted"),
-        AttrError::ExpectedQuote(at, _) => (at, "has no closing quote"),
+    let what = match error {
+        AttrError::Duplicated(at, _) => {
+            let rest = element.get(*at..).unwrap_or("");
+            let name = rest.split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or("");
+            format!("the attribute '{}' is there twice", printable(name))
+        }
+        // Where the parser stopped may be in the middle of a value.
+        AttrError::ExpectedEq(_) | AttrError::ExpectedValue(_) => "an attribute has no value".into(),
+        AttrError::UnquotedValue(_) => "the value of an attribute is not quoted".into(),
+        AttrError::ExpectedQuote(..) => "the value of an attribute has no closing quote".into(),
     };
-    let rest = element.get(*at..).unwrap_or("");
-    let word = rest.split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or("");
-    format!(
-        "in {}: the attribute {}{what}",
-        tag(element.name().0),
-        if word.is_empty() { String::new() } else { format!("'{}' ", printable(word)) }
-    )
+    format!("in {}: {what}", tag(element.name().0))
 }
