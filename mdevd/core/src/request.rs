@@ -362,16 +362,6 @@ impl Request {
     }
 }
 
-impl Wanted {
-    /// The mdev type asked for; empty where none is.
-    pub fn type_name(&self) -> String {
-        match self {
-            Self::Type { mdev_type, .. } => mdev_type.to_string(),
-            Self::Pool(_) | Self::Existing | Self::Function(_) => String::new(),
-        }
-    }
-}
-
 impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -76,6 +76,26 @@ pub const TABLE: &[(&str, &str, Action, Action)] = &[
     ("org.mdevd1.Claim", "Release", Action::Claim, Action::Manage),
 ];
 
+/// What a person reads who is asked for a password, for each method that changes something. polkit puts a detail in the place of its
+/// name, and looks for a translation under [`GETTEXT_DOMAIN`].
+const MESSAGES: &[(&str, &str)] = &[
+    ("CreateMdev", "Authentication is required to create a device of type $(type) for a virtual machine"),
+    ("Acquire", "Authentication is required to take a device of this host for a virtual machine ($(request))"),
+    ("Rescan", "Authentication is required to have mdevd look at all devices of this host again"),
+    ("Reload", "Authentication is required to have mdevd read its configuration again"),
+    ("Reconcile", "Authentication is required to have mdevd give back what ended virtual machines have left behind"),
+    ("Remove", "Authentication is required to remove the device $(device), which was made for a virtual machine"),
+    ("Release", "Authentication is required to give the devices of the claim $(claim) back to the host"),
+    ("Bind", "Authentication is required to take the device $(device) from its driver and bind it to $(driver)"),
+    ("Restore", "Authentication is required to give the device $(device) back to the driver that it had"),
+    ("SetNumVfs", "Authentication is required to change the number of virtual functions of $(device) to $(count)"),
+    ("Configure", "Authentication is required to change the network settings of the virtual function $(device)"),
+    ("SetVgpuType", "Authentication is required to change the vGPU type of $(device) to $(type)"),
+];
+
+/// Where translations of [`MESSAGES`] are looked for.
+const GETTEXT_DOMAIN: &str = "mdevd";
+
 /// Lets a call pass, or not. Answers with the caller's uid.
 ///
 /// `owner` is the uid that owns what the call is about, where that matters; `details` are shown by polkit and can be matched by its
@@ -139,7 +159,11 @@ async fn ask_polkit(
         |e: &dyn std::fmt::Display| format!("polkit cannot be asked about {id}, and without it only root may: {e}");
     let subject = Subject::new_for_message_header(header).map_err(|e| unavailable(&e))?;
     let authority = AuthorityProxy::new(connection).await.map_err(|e| unavailable(&e))?;
-    let details: HashMap<&str, &str> = details.iter().copied().filter(|(_, value)| !value.is_empty()).collect();
+    let mut details: HashMap<&str, &str> = details.iter().copied().filter(|(_, value)| !value.is_empty()).collect();
+    let member = header.member().map(|name| name.as_str()).unwrap_or_default();
+    if let Some((_, message)) = MESSAGES.iter().find(|(method, _)| *method == member) {
+        details.extend([("polkit.message", *message), ("polkit.gettext_domain", GETTEXT_DOMAIN)]);
+    }
     let (flags, deadline) = if interactive {
         (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, INTERACTIVE_DEADLINE)
     } else {
@@ -188,5 +212,16 @@ mod tests {
             })
             .collect();
         assert_eq!(table, annotations());
+    }
+
+    #[test]
+    fn each_method_that_changes_something_says_what() {
+        let changes = |action: Action| !matches!(action, Action::RootOnly | Action::Inspect);
+        let methods = TABLE.iter().filter(|(_, _, own, _)| changes(*own)).map(|(_, method, ..)| *method);
+        let said = MESSAGES.iter().map(|(method, _)| *method);
+        assert_eq!(said.collect::<BTreeSet<_>>(), methods.collect::<BTreeSet<_>>());
+        for (method, message) in MESSAGES {
+            assert!(message.starts_with("Authentication is required to ") && !message.ends_with('.'), "{method}");
+        }
     }
 }

@@ -71,6 +71,17 @@ async fn call(connection: &Connection, path: &str, rule: &Rule) -> zbus::Result<
     }
 }
 
+/// What a person would read who is asked for a password, with the details in their places. Of those, what is left is about the device.
+fn shown(question: &mut Question) -> String {
+    assert_eq!(question.details.remove("polkit.gettext_domain").as_deref(), Some("mdevd"));
+    let mut message = question.details.remove("polkit.message").unwrap();
+    for (key, value) in &question.details {
+        message = message.replace(&format!("$({key})"), value);
+    }
+    assert!(message.starts_with("Authentication is required to ") && !message.contains("$("), "{message}");
+    message
+}
+
 /// A host with a domain's device, one made by hand, and a foreign one; all of them root's or nobody's.
 struct Scene {
     lab: Lab,
@@ -260,7 +271,11 @@ async fn ones_own_takes_the_right_to_claim_and_others_the_right_to_manage() {
     let lone = |polkit: &FakePolkit| -> Question {
         let mut asked = polkit.asked();
         assert_eq!(asked.len(), 1, "{asked:?}");
-        asked.remove(0)
+        let mut question = asked.remove(0);
+        if question.action != "org.mdevd1.inspect" {
+            shown(&mut question);
+        }
+        question
     };
     let details = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
         pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
@@ -287,11 +302,42 @@ async fn ones_own_takes_the_right_to_claim_and_others_the_right_to_manage() {
     ];
     polkit.asked();
     refused(nobody.acquire(&requests, &none()).await);
-    let asked: Vec<_> = polkit.asked().into_iter().map(|q| (q.action, q.details["type"].clone())).collect();
-    assert_eq!(
-        asked,
-        [("org.mdevd1.claim", GPU), ("org.mdevd1.claim", "nvidia-64")].map(|(a, t)| (a.into(), t.into()))
-    );
+    let asked: Vec<_> = polkit.asked().into_iter().map(|mut q| (shown(&mut q), q.action, q.details)).collect();
+    let one = |mdev_type: &str| {
+        let request = format!("type {mdev_type}");
+        let words = "Authentication is required to take a device of this host for a virtual machine";
+        (
+            format!("{words} ({request})"),
+            "org.mdevd1.claim".into(),
+            details(&[("request", &request), ("type", mdev_type)]),
+        )
+    };
+    assert_eq!(asked, [one(GPU), one("nvidia-64")]);
+
+    // And for each device, which a rule by type does not open.
+    let vgpu = "NVIDIA L40S-8Q\n";
+    let requests = [
+        text_dict(&[("name", "a"), ("address", "0000:03:00.0")]),
+        text_dict(&[("name", "b"), ("address", "0000:05:00")]),
+        text_dict(&[("name", "c"), ("kind", "vf"), ("pf", "0000:61:00.0"), ("vgpu-type", vgpu)]),
+        text_dict(&[("name", "d"), ("uuid", &own.to_string())]),
+        text_dict(&[("name", "e"), ("pool", "\u{1b}[2J")]),
+    ];
+    refused(nobody.acquire(&requests, &none()).await);
+    let mut asked: Vec<_> = polkit.asked().into_iter().map(|mut q| (shown(&mut q), q.details).1).collect();
+    let mut wanted = vec![
+        details(&[("request", "the PCI function 0000:03:00.0"), ("device", "0000:03:00.0")]),
+        details(&[("request", "all functions of the PCI card 0000:05:00"), ("device", "0000:05:00")]),
+        details(&[("request", "any virtual function of 0000:61:00.0"), ("vgpu-type", "NVIDIA L40S-8Q\\n")]),
+        details(&[("request", "an existing device"), ("device", &own.to_string())]),
+        details(&[("request", "pool \\u{1b}[2J"), ("pool", "\\u{1b}[2J")]),
+    ];
+    for list in [&mut asked, &mut wanted] {
+        list.sort_by_key(|details| details["request"].clone());
+    }
+    assert_eq!(asked, wanted);
+    refused(nobody.acquire(&[], &none()).await);
+    assert_eq!(lone(&polkit).details, details(&[("request", "nothing")]));
 
     // Its own: the right to claim will do, by the device and by the claim.
     polkit.answer(Verdict::Deny);

@@ -86,7 +86,16 @@ impl Change {
             Self::Type => (vfs[0].as_str(), Some(("type", "1152"))),
             Self::NoType => (vfs[1].as_str(), Some(("type", "0"))),
         };
-        [Some(("device", device)), more].into_iter().flatten().map(|(key, value)| (key.into(), value.into())).collect()
+        let message = match self {
+            Self::Bind | Self::BindByForce => "take the device $(device) from its driver and bind it to $(driver)",
+            Self::Restore => "give the device $(device) back to the driver that it had",
+            Self::More | Self::None => "change the number of virtual functions of $(device) to $(count)",
+            Self::Configure => "change the network settings of the virtual function $(device)",
+            Self::Type | Self::NoType => "change the vGPU type of $(device) to $(type)",
+        };
+        let message = format!("Authentication is required to {message}");
+        let shown = [("polkit.message", message.as_str()), ("polkit.gettext_domain", "mdevd"), ("device", device)];
+        shown.into_iter().chain(more).map(|(key, value)| (key.into(), value.into())).collect()
     }
 }
 

@@ -1,12 +1,12 @@
 //! `org.mdevd1.Manager`, on the root object: asking for devices, and what belongs to no single device.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mdevd_core::claim::ProcessRef;
-use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName, PciAddress, RunId, parse_uuid};
-use mdevd_core::request::Request;
+use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName, PciAddress, RunId, parse_uuid, printable};
+use mdevd_core::request::{Request, Wanted, WantedFunction, WantedVgpu};
 use mdevd_dbus::{Dict, path};
 use zbus::message::Header;
 use zbus::{Connection, ObjectPath, OwnedObjectPath};
@@ -46,6 +46,28 @@ fn pairs(texts: Texts) -> Vec<Vec<(String, String)>> {
             pairs
         })
         .collect()
+}
+
+/// What polkit is told of a call, by which its rules can decide.
+type Details = BTreeMap<&'static str, String>;
+
+fn details_of(request: &Request) -> Details {
+    let mut details = Details::from([("request", request.wanted.to_string())]);
+    let which = match &request.wanted {
+        Wanted::Pool(pool) => Some(("pool", printable(pool))),
+        Wanted::Type { mdev_type, .. } => Some(("type", mdev_type.to_string())),
+        Wanted::Existing => request.uuid.map(|uuid| ("device", uuid.to_string())),
+        Wanted::Function(WantedFunction::Address(address)) => Some(("device", address.to_string())),
+        Wanted::Function(WantedFunction::Card(card)) => Some(("device", card.to_string())),
+        Wanted::Function(WantedFunction::Any { .. }) => None,
+    };
+    details.extend(which);
+    // Not `type`: a rule that opens an mdev type must not open a function.
+    details.extend(request.function.vgpu_type.as_ref().map(|vgpu| match vgpu {
+        WantedVgpu::Id(id) => ("vgpu-type", id.to_string()),
+        WantedVgpu::Name(name) => ("vgpu-type", printable(name)),
+    }));
+    details
 }
 
 fn take_process(options: &mut Options) -> Result<Option<ProcessRef>> {
@@ -172,17 +194,16 @@ impl ManagerObject {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath> {
         let requests = pairs(requests);
-        // One check for each distinct type, so that a rule by type cannot be got round by asking for two.
-        let mut types: Vec<String> =
-            Request::parse_all(requests.iter().cloned())?.iter().map(|r| r.wanted.type_name()).collect();
-        types.sort();
-        types.dedup();
-        if types.is_empty() {
-            types.push(String::new());
+        // One check for each distinct thing, so that a rule by type or device cannot be got round by asking for two.
+        let mut asked: BTreeSet<Details> =
+            Request::parse_all(requests.iter().cloned())?.iter().map(details_of).collect();
+        if asked.is_empty() {
+            asked.insert(Details::from([("request", "nothing".into())]));
         }
         let mut uid = 0;
-        for mdev_type in &types {
-            uid = authorize(connection, &header, None, &[("type", mdev_type)]).await?;
+        for details in &asked {
+            let details: Vec<(&str, &str)> = details.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            uid = authorize(connection, &header, None, &details).await?;
         }
         let mut options = Options::new(options);
         let label: Option<String> = options.take("label", "a string")?;
