@@ -6,10 +6,12 @@
 mod authorization;
 mod common;
 mod create;
+mod fuzz;
 mod holding;
 mod input;
 mod introspection;
 mod load;
+mod policy;
 mod questions;
 mod reload;
 mod signals;
