@@ -135,13 +135,21 @@ fn verbs_for_functions_say_what_they_mean() {
     );
     done(&["restore", "a1:00.0"], "0000:a1:00.0 is bound to vfio-pci again", "Restore 0000:a1:00.0 {}");
     done(&["restore", "82:00.0"], "nothing to do: there is no claim on 0000:82:00.0", "Restore 0000:82:00.0 {}");
-    done(&["vfs", "41:00.0", "32"], "nothing to do: 0000:41:00.0 has 32 VFs already", "SetNumVfs 0000:41:00.0 32 {}");
+    done(
+        &["vfs", "41:00.0", "32"],
+        "nothing to do: 0000:41:00.0 has 32 VFs already",
+        "SetNumVfs 0000:41:00.0 32 {timeout-ms=uint32 290000}",
+    );
     done(
         &["vfs", "3b:00.0", "64", "--drivers-autoprobe", "off"],
         "0000:3b:00.0 has 64 VFs now: 0000:3b:01.0 … 0000:3b:08.7",
-        "SetNumVfs 0000:3b:00.0 64 {drivers-autoprobe=false}",
+        "SetNumVfs 0000:3b:00.0 64 {drivers-autoprobe=false, timeout-ms=uint32 290000}",
     );
-    done(&["vfs", "enp59s0f1", "0"], "nothing to do: 0000:3b:00.1 has 0 VFs already", "SetNumVfs 0000:3b:00.1 0 {}");
+    done(
+        &["vfs", "enp59s0f1", "0"],
+        "nothing to do: 0000:3b:00.1 has 0 VFs already",
+        "SetNumVfs 0000:3b:00.1 0 {timeout-ms=uint32 290000}",
+    );
     done(
         &["configure", "3b:01.2", "mac=52:54:00:6D:90:02", "trust=on", "max-rate=1000"],
         "0000:3b:01.2 is set",

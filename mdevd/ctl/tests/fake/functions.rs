@@ -350,7 +350,7 @@ impl Physical {
             let message = format!("{} can have {} virtual functions, not {count}", self.0.address, self.total_vfs());
             return Err(Error::InvalidArgument(message));
         }
-        Ok(count != self.num_vfs() || !options.is_empty())
+        Ok(count != self.num_vfs() || options.contains_key("drivers-autoprobe"))
     }
     #[zbus(property)]
     fn total_vfs(&self) -> u32 {

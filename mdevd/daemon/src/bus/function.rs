@@ -260,7 +260,9 @@ impl PhysicalObject {
         let timeout: Option<u32> = options.take("timeout-ms", "a number (u)")?;
         options.finish()?;
         let timeout = timeout.map(|ms| Duration::from_millis(ms.into()));
-        self.engine.call(move |engine| async move { engine.set_num_vfs(address, count, autoprobe, timeout).await }).await
+        self.engine
+            .call(move |engine| async move { engine.set_num_vfs(address, count, autoprobe, timeout).await })
+            .await
     }
 
     #[zbus(property)]
