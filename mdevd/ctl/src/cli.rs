@@ -3,7 +3,9 @@
 mod function;
 mod xml;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use mdevd_core::names::{MdevTypeId, MdevUuid, ParentName, parse_uuid};
 use uuid::Uuid;
 
@@ -83,12 +85,17 @@ pub enum Verb {
     Explain(Explain),
     /// mdevd's version, what it counts, and what is wrong at present
     Status(Output),
+    /// Numbers for Prometheus, as text for node_exporter's textfile collector
+    Metrics(Metrics),
     /// Compare claims, devices and VMs, and repair what differs
     Reconcile(Reconcile),
     /// Read the whole host again
     Rescan,
     /// Read mdevd's configuration again
     Reload,
+    /// For packagers: completions, and parts of man pages, made from the definitions in this program
+    #[command(hide = true)]
+    Generate(Generate),
 }
 
 /// How a reading verb prints.
@@ -192,6 +199,36 @@ pub struct Reconcile {
     /// How to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `metrics`.
+#[derive(Debug, Args)]
+pub struct Metrics {
+    /// Replace this file, whole or not at all, instead of printing
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+/// `generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// What
+    pub what: Generated,
+}
+
+/// What can be generated.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Generated {
+    /// The verbs, for hostdevctl(1).
+    Verbs,
+    /// The interfaces, for org.mdevd1(5).
+    Interfaces,
+    /// Completions.
+    Bash,
+    /// Completions.
+    Zsh,
+    /// Completions.
+    Fish,
 }
 
 /// A switch.

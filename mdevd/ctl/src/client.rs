@@ -12,7 +12,8 @@ use mdevd_dbus::{
 };
 use uuid::Uuid;
 use zbus::connection::Builder;
-use zbus::fdo::ObjectManagerProxy;
+use zbus::fdo::{DBusProxy, ObjectManagerProxy};
+use zbus::names::{BusName, WellKnownName};
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, Proxy, proxy};
 
@@ -22,11 +23,15 @@ use crate::view::{Finding, Host};
 
 /// How long an answer may take: a person may sit at a polkit prompt, and the kernel may take its time to remove a device.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How long for what asks again a minute later: reading waits neither for a person nor for the kernel.
+const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The connection to mdevd.
 #[derive(Debug)]
 pub struct Client {
     connection: Connection,
+    /// Whom it calls.
+    daemon: BusName<'static>,
 }
 
 impl Client {
@@ -34,7 +39,18 @@ impl Client {
     pub async fn connect() -> Result<Self, Error> {
         let connection =
             Builder::system().method_timeout(PATIENCE).build().await.map_err(|error| Error::no_bus(&error))?;
-        Ok(Self { connection })
+        Ok(Self { connection, daemon: WellKnownName::from_static_str_unchecked(BUS_NAME).into() })
+    }
+
+    /// Connects to an mdevd that is there: nothing starts one, now or later.
+    pub async fn connect_to_running() -> Result<Self, Error> {
+        let connection =
+            Builder::system().method_timeout(SHORT_PATIENCE).build().await.map_err(|error| Error::no_bus(&error))?;
+        let bus = DBusProxy::new(&connection).await?;
+        let name = WellKnownName::from_static_str_unchecked(BUS_NAME);
+        // A name that belongs to one process only, and dies with it.
+        let daemon = bus.get_name_owner(name.into()).await?;
+        Ok(Self { connection, daemon: daemon.into_inner().into() })
     }
 
     /// `org.mdevd1.Manager`.
@@ -83,7 +99,7 @@ impl Client {
         P: From<Proxy<'static>> + proxy::Defaults,
     {
         Ok(proxy::Builder::<P>::new(&self.connection)
-            .destination(BUS_NAME)
+            .destination(self.daemon.clone())
             .path(path.to_owned())
             .cache_properties(CacheProperties::No)
             .build()

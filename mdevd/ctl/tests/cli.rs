@@ -5,6 +5,7 @@
 
 mod big;
 mod fake;
+mod metrics;
 mod terminal;
 
 use std::collections::BTreeSet;
@@ -416,6 +417,7 @@ fn help_reads_as_it_did() {
         ("help-create", &["create", "--help"]),
         ("help-xml", &["xml", "--help"]),
         ("help-claim", &["claim", "--help"]),
+        ("help-metrics", &["metrics", "--help"]),
     ] {
         let output = hostdevctl("unix:path=/nonexistent", words).output().unwrap();
         assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""), "{name}");

@@ -212,6 +212,39 @@ mod tests {
         assert_eq!(config.manage, ["0000:41:00.0", "0000:81:00"].iter().map(|text| text.parse().unwrap()).collect());
     }
 
+    /// The keys that serde names when it meets one that it does not know.
+    fn keys_of(table: &str) -> Vec<String> {
+        let (_, why) = toml::from_str::<Fragment>(&format!("{table}no-such-key = 1\n"))
+            .map_err(|error| error.message().split_once(", expected ").map(|(a, b)| (a.to_owned(), b.to_owned())))
+            .unwrap_err()
+            .unwrap();
+        why.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_installed_file_has_every_key_with_its_default() {
+        let installed = include_str!("../../../packaging/mdevd.toml");
+        assert_eq!(load_from(&[("etc/mdevd/mdevd.toml", installed)]), Ok(Config::default()));
+        // A comment has a blank after its sign, a key has none.
+        let uncomment = |line: &str| {
+            let key = line.strip_prefix('#').filter(|rest| !rest.starts_with(' '));
+            format!("{}\n", key.unwrap_or(line))
+        };
+        let set: String = installed.lines().map(uncomment).collect();
+        assert_eq!(load_from(&[("etc/mdevd/mdevd.toml", &set)]), Ok(Config::default()));
+
+        let (mut there, mut known) = (BTreeSet::new(), BTreeSet::from_iter(keys_of("")));
+        for (key, value) in toml::from_str::<toml::Table>(&set).unwrap() {
+            if let Some(table) = value.as_table() {
+                there.extend(table.keys().cloned());
+                known.extend(keys_of(&format!("[{key}]\n")));
+            }
+            there.insert(key);
+        }
+        assert_eq!(there, known);
+        assert_eq!(there, KEYS.map(str::to_owned).into());
+    }
+
     #[test]
     fn errors_name_file_line_and_key() {
         let error = |text| {

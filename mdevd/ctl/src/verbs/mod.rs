@@ -4,8 +4,10 @@ mod claims;
 mod doctor;
 mod explain;
 mod function;
+mod generate;
 mod list;
 mod mdev;
+mod metrics;
 mod rows;
 mod service;
 mod show;
@@ -60,9 +62,11 @@ pub async fn run(verb: Verb) -> Result<Said, Error> {
         Verb::Xml(args) => xml::run(&args).await,
         Verb::Explain(args) => explain::run(&args).await,
         Verb::Status(output) => service::status(&output).await,
+        Verb::Metrics(args) => metrics::run(&args).await,
         Verb::Reconcile(args) => service::reconcile(&args).await,
         Verb::Rescan => service::rescan().await,
         Verb::Reload => service::reload().await,
+        Verb::Generate(args) => generate::run(&args),
     }
 }
 

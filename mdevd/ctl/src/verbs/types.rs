@@ -15,12 +15,13 @@ use crate::view::{Function, Host, Parent};
 
 /// One of the vendor's vGPU types, over all VFs of a PF.
 #[derive(Debug, Default)]
-struct Vgpu<'a> {
-    name: &'a str,
+pub struct Vgpu<'a> {
+    /// What the vendor calls it, or empty.
+    pub name: &'a str,
     /// How many VFs could have it now.
-    available: usize,
+    pub available: usize,
     /// How many have it.
-    used: usize,
+    pub used: usize,
 }
 
 /// Runs the verb.
@@ -74,7 +75,7 @@ pub async fn run(args: &Types) -> Result<Said, Error> {
 }
 
 /// The vGPU types of a PF's VFs, by number.
-fn vgpus(pf: PciAddress, host: &Host) -> BTreeMap<u32, Vgpu<'_>> {
+pub fn vgpus(pf: PciAddress, host: &Host) -> BTreeMap<u32, Vgpu<'_>> {
     let mut types: BTreeMap<u32, Vgpu<'_>> = BTreeMap::new();
     for vf in host.vfs_of(pf).into_iter().filter_map(Function::vf) {
         for (id, name) in &vf.creatable_vgpu_types {

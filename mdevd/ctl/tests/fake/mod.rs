@@ -277,6 +277,11 @@ impl Manager {
     }
 
     #[zbus(property)]
+    fn libvirt_version(&self) -> &str {
+        if self.host == Host::Empty { "" } else { "11.3.0" }
+    }
+
+    #[zbus(property)]
     fn problems(&self) -> Vec<Dict> {
         if self.host == Host::Empty {
             return Vec::new();
