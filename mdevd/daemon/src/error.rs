@@ -62,8 +62,8 @@ impl From<Refusal> for Error {
 
 impl From<EffectError> for Error {
     fn from(error: EffectError) -> Self {
-        let advice = if [Errno::PERM, Errno::ACCESS].iter().any(|errno| error.is(*errno)) {
-            "mdevd must run as root, unconfined; who stops it is in the kernel's log: journalctl -k"
+        let advice = if [Errno::PERM, Errno::ACCESS, Errno::ROFS].iter().any(|errno| error.is(*errno)) {
+            "mdevd must be root and have what its unit gives it: was that changed (systemctl cat mdevd), or does the kernel's log name who stops it (journalctl -k)?"
         } else if error.is_gone() {
             "it has just gone; 'hostdevctl list' shows what is there"
         } else {

@@ -86,6 +86,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args, set_log_level: fn(tracing::Level)) -> anyhow::Result<()> {
+    mdevd_host::rights::keep()?;
     let roots = Roots { sys: args.sys, proc: args.proc, etc: args.etc, run: args.run };
     let config =
         config::load(&roots.etc, Path::new(engine::reload::USR_LIB)).context("the configuration cannot be used")?;
@@ -123,7 +124,7 @@ async fn serve(
         None => zbus::connection::Builder::system(),
     };
     let connection = builder.build().await.context("the D-Bus system bus cannot be reached")?;
-    let publisher = Publisher::new(connection.clone(), handle).await?;
+    let publisher = Publisher::new(connection.clone(), handle.clone()).await?;
     let (events_to, events) = mpsc::unbounded_channel();
     let engine = Engine::new(roots, exe, publisher, config, set_log_level, events_to.clone());
 
@@ -144,6 +145,7 @@ async fn serve(
     });
     // Without systemd there is nobody to notify, which is no error.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tokio::task::spawn_local(show_life(handle));
     tracing::info!(
         "ready: {} parents, {} mediated devices",
         engine.state.borrow().inventory.parents().count(),
@@ -164,6 +166,16 @@ async fn serve(
     }
     stop(&engine).await;
     Ok(())
+}
+
+/// Tells systemd that the engine turns, twice in the time within which it wants to hear that. The engine says so itself, to a call that
+/// waits its turn behind those of clients. A read that hangs in the kernel is on the scan thread, and does not keep it.
+async fn show_life(handle: Handle) {
+    let Some(within) = sd_notify::watchdog_enabled() else { return };
+    while handle.call(|_| async { Ok(()) }).await.is_ok() {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        tokio::time::sleep(within / 2).await;
+    }
 }
 
 /// Returns when the bus has closed the connection.

@@ -31,7 +31,7 @@ const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 pub struct SystemPaths {
     /// What the machine boots from, `/boot`.
     pub boot: PathBuf,
-    /// Device files, `/dev`.
+    /// Device files, the host's `/dev`.
     pub dev: PathBuf,
     /// The folder with a folder for each kernel's modules, `/lib/modules`.
     pub modules: PathBuf,
@@ -45,12 +45,19 @@ impl Default for SystemPaths {
     fn default() -> Self {
         Self {
             boot: "/boot".into(),
-            dev: "/dev".into(),
+            dev: dev(),
             modules: MODULES.into(),
             usr_bin: "/usr/bin".into(),
             usr_lib: "/usr/lib".into(),
         }
     }
+}
+
+/// Device files as the first process has them: those of a service may be its own, without any of a real device. Only who may look at
+/// that process sees them.
+fn dev() -> PathBuf {
+    let host = Path::new("/proc/1/root/dev");
+    if host.is_dir() { host.to_owned() } else { "/dev".into() }
 }
 
 /// Reads what is known of the host. Blocks, but not for long: nothing is read that waits for a device.

@@ -4,7 +4,7 @@
 //! so that a reader, and a daemon that starts after a SIGKILL, sees the old content or the new. There is no `fsync`: it would order
 //! writes for a crash of the machine, and `/run` is memory, which no such crash outlives.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -40,17 +40,11 @@ fn ensure_dir(dir: &Path) -> Result<(), Problem> {
         Err(error) => return Err(EffectError::io("make", dir, &error).into()),
     }
     let found = std::fs::symlink_metadata(dir).map_err(|error| EffectError::io("look at", dir, &error))?;
-    let ours = rustix::process::geteuid().as_raw();
     if !found.is_dir() {
         let what = if found.is_symlink() { "a symbolic link" } else { "no folder" };
         return Err(Problem::new(dir, format!("it is {what}; remove it, then start mdevd again")));
     }
-    if found.uid() != ours {
-        return Err(Problem::new(
-            dir,
-            format!("it belongs to uid {}, not to uid {ours}; remove it, then start mdevd again", found.uid()),
-        ));
-    }
+    is_ours(&found).map_err(|why| Problem::new(dir, format!("{why}; remove it, then start mdevd again")))?;
     if found.mode() & 0o7777 != 0o700 {
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
             .map_err(|error| EffectError::io("set the mode of", dir, &error))?;
@@ -134,7 +128,7 @@ impl<T: Serialize + DeserializeOwned> ClaimFiles<T> {
     fn read(&self, path: &Path, name: &str) -> Result<(Uuid, T), String> {
         let id = name.strip_suffix(".json").ok_or("its name does not end in .json")?;
         let id = parse_uuid(id).map_err(|error| error.to_string())?;
-        let bytes = read_file(path).map_err(|error| describe_errno(error.errno))?;
+        let bytes = read_file(path)?;
         Ok((id, serde_json::from_slice(&bytes).map_err(|error| error.to_string())?))
     }
 
@@ -211,7 +205,7 @@ pub fn take_released(roots: &Roots) -> (Vec<ReleasedMark>, Vec<Problem>) {
             }
             path = taken;
         }
-        match read_file(&path).map_err(|error| describe_errno(error.errno)) {
+        match read_file(&path) {
             Ok(bytes) => match serde_json::from_slice(&bytes) {
                 Ok(content) => marks.push(ReleasedMark { domain, content, file: path }),
                 Err(error) => problems.push(set_aside(&path, &roots.quarantine_dir(), &error.to_string())),
@@ -260,20 +254,27 @@ fn remove_file(path: &Path) -> Result<(), EffectError> {
     read::unless_gone(std::fs::remove_file(path).map_err(|error| EffectError::io("remove", path, &error))).map(|_| ())
 }
 
-/// Reads a regular file whole; never through a link, and without waiting where a pipe stands instead.
-fn read_file(path: &Path) -> Result<Vec<u8>, EffectError> {
-    let fail = |error: std::io::Error| EffectError::io("read", path, &error);
+/// Reads a regular file of ours whole, or says why not; never through a link, and without waiting where a pipe stands instead.
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let why = |error: std::io::Error| describe_errno(EffectError::io("read", path, &error).errno);
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(fail)?;
-    if !file.metadata().map_err(fail)?.is_file() {
-        return Err(EffectError::new("read", path, Errno::INVAL));
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path).map_err(why)?;
+    let found = file.metadata().map_err(why)?;
+    if !found.is_file() {
+        return Err(describe_errno(Errno::INVAL.raw_os_error()));
     }
+    is_ours(&found)?;
     let mut bytes = Vec::new();
-    file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(fail)?;
+    file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(why)?;
     if bytes.len() as u64 > FILE_LIMIT {
-        return Err(EffectError::new("read", path, Errno::FBIG));
+        return Err(describe_errno(Errno::FBIG.raw_os_error()));
     }
     Ok(bytes)
+}
+
+fn is_ours(found: &Metadata) -> Result<(), String> {
+    let (theirs, ours) = (found.uid(), rustix::process::geteuid().as_raw());
+    if theirs == ours { Ok(()) } else { Err(format!("it belongs to uid {theirs}, not to uid {ours}")) }
 }
 
 /// Moves a file that makes no sense out of the way, where a person can look at it, and says so.

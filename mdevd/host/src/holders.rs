@@ -38,10 +38,10 @@ fn search(roots: &Roots, devices: &[(DeviceKey, Option<IommuGroupId>)]) -> Resul
         }
     }
     let devices: BTreeMap<String, DeviceKey> = found.keys().map(|key| (key.to_string(), *key)).collect();
-    let mut any = false;
+    let mut whole = false;
     for name in read::folder(&roots.proc).map_err(|error| error.to_string())?.unwrap_or_default() {
         let Ok(pid) = name.parse::<u32>() else { continue };
-        any = true;
+        whole |= pid == 1;
         match open_files(roots, pid, &nodes, &devices) {
             Ok(held) => {
                 for key in held {
@@ -52,9 +52,12 @@ fn search(roots: &Roots, devices: &[(DeviceKey, Option<IommuGroupId>)]) -> Resul
             Err(Unreadable::Why(why)) => return Err(why),
         }
     }
-    // An empty folder is not a process list in which nobody holds anything, but none.
-    if !any {
-        return Err(format!("{} lists no process; is procfs mounted there?", roots.proc.display()));
+    // Where processes are hidden from us, one that holds a device is not there at all, and so is the first, which always is.
+    if !whole {
+        return Err(format!(
+            "{} does not list process 1; is procfs mounted there? Where it hides processes (hidepid=), mdevd needs CAP_SYS_PTRACE",
+            roots.proc.display()
+        ));
     }
     Ok(found)
 }

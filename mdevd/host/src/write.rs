@@ -4,7 +4,8 @@
 //! daemon never writes to sysfs itself: it starts its own executable as `mdevd write PATH VALUE`, which does exactly one `write` and
 //! answers with the errno as its exit status. In the same way `mdevd vf NETDEV INDEX SETTINGS` sets up a virtual function over netlink,
 //! and `mdevd read PATH` reads an attribute that cannot be read while a change of it hangs. The writer's standard input is the open file
-//! of a lock ([`BusyLocks`]), and that is how a daemon that starts anew knows of it; what it has to say goes to its standard output.
+//! of a lock ([`BusyLocks`]), and that is how a daemon that starts anew knows of it; what it has to say goes to its standard output. Of the
+//! daemon's [rights] it has none but what its verb takes.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
@@ -19,6 +20,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use mdevd_core::function::VfSettings;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout_at};
@@ -27,6 +29,7 @@ use crate::busy::BusyLocks;
 use crate::error::EffectError;
 use crate::netlink;
 use crate::read;
+use crate::rights;
 
 /// The first arguments that make the program a writer.
 pub const VERBS: [&str; 3] = ["write", "vf", "read"];
@@ -194,7 +197,7 @@ pub async fn write(
 ) -> WriteOutcome {
     let failure = EffectError { value: Some(value.into()), ..EffectError::new("write", path, Errno::IO) };
     let args = ["write".as_ref(), path.as_os_str(), value.as_ref()];
-    under_lock(exe, locks, key, args, failure, deadline.into()).await
+    under_lock(exe, locks, key, args, None, failure, deadline.into()).await
 }
 
 /// The same for what `settings` says of a virtual function: `exe vf NETDEV INDEX SETTINGS`. The value of an error is the setting that
@@ -216,7 +219,7 @@ pub async fn set_vf(
     };
     let index = index.to_string();
     let args = ["vf".as_ref(), netdev.as_ref(), index.as_ref(), json.as_ref()];
-    under_lock(exe, locks, key, args, failure, deadline.into()).await
+    under_lock(exe, locks, key, args, Some(rights::NETWORK), failure, deadline.into()).await
 }
 
 /// Reads an attribute by a process of its own, `exe read PATH`; `None` when there is no such attribute. Past the deadline, `ETIMEDOUT`,
@@ -227,7 +230,7 @@ pub async fn read_attribute(
     deadline: impl Into<Instant>,
 ) -> Result<Option<String>, EffectError> {
     let fail = |errno: Errno| EffectError::new("read", path, errno);
-    let mut child = start(exe, ["read".as_ref(), path.as_os_str()], Stdio::null(), true)?;
+    let mut child = start(exe, ["read".as_ref(), path.as_os_str()], None, Stdio::null(), true)?;
     let status = timeout_at(deadline.into(), child.wait()).await.map_err(|_| fail(Errno::TIMEDOUT))?;
     match End::of(status) {
         End::Done => Ok(Some(said(&mut child).await)),
@@ -242,6 +245,7 @@ async fn under_lock<const N: usize>(
     locks: &BusyLocks,
     key: &str,
     args: [&OsStr; N],
+    right: Option<CapabilitySet>,
     failure: EffectError,
     deadline: Instant,
 ) -> WriteOutcome {
@@ -251,7 +255,7 @@ async fn under_lock<const N: usize>(
         Err(error) => return WriteOutcome::NotStarted(error),
     };
     // The lock's file moves into the child: with this statement our own is closed.
-    let child = match start(exe, args, Stdio::from(OwnedFd::from(lock)), false) {
+    let child = match start(exe, args, right, Stdio::from(OwnedFd::from(lock)), false) {
         Ok(child) => child,
         Err(error) => {
             let _ = locks.clear(key);
@@ -268,10 +272,12 @@ async fn under_lock<const N: usize>(
 fn start<const N: usize>(
     exe: &Path,
     args: [&OsStr; N],
+    right: Option<CapabilitySet>,
     stdin: Stdio,
     kill_on_drop: bool,
 ) -> Result<Child, EffectError> {
-    Command::new(exe)
+    let mut command = Command::new(exe);
+    command
         .args(args)
         .env_clear()
         .current_dir("/")
@@ -279,7 +285,6 @@ fn start<const N: usize>(
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .process_group(0)
-        .kill_on_drop(kill_on_drop)
-        .spawn()
-        .map_err(|error| EffectError::io("start the writer", exe, &error))
+        .kill_on_drop(kill_on_drop);
+    rights::pass_on(right, || command.spawn()).map_err(|error| EffectError::io("start the writer", exe, &error))
 }

@@ -178,3 +178,41 @@ fn marks_that_make_no_sense_are_moved_aside() {
     assert_eq!(names(roots.released_dir()), [""; 0]);
     assert_eq!(names(roots.quarantine_dir()).len(), 3);
 }
+
+/// What root finds in its folder may have been put there by somebody whom a mistake let in.
+#[test]
+fn a_file_of_another_user_is_moved_aside() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("left out: only root can give a file to another user");
+        return;
+    }
+    let (_dir, roots) = host();
+    let files = ClaimFiles::<Claim>::new(&roots);
+    files.save(&ID, &claim("ready")).unwrap();
+    write_atomically(&roots.released_file(&ID), b"{\"run\":\"r1\"}").unwrap();
+    for path in [roots.claims_dir().join(format!("{ID}.json")), roots.released_file(&ID)] {
+        std::os::unix::fs::chown(path, Some(65534), None).unwrap();
+    }
+    let (claims, problems) = files.load();
+    assert_eq!((claims.len(), problems.len()), (0, 1), "{problems:?}");
+    assert!(problems[0].why.contains("it belongs to uid 65534, not to uid 0"), "{problems:?}");
+    let (marks, problems) = take_released(&roots);
+    assert_eq!((marks.len(), problems.len()), (0, 1), "{problems:?}");
+    assert_eq!(names(roots.quarantine_dir()), [format!("{ID}.json.1"), format!("taken.{ID}.1.1")]);
+}
+
+#[test]
+fn a_write_follows_no_link() {
+    let (dir, roots) = host();
+    let files = ClaimFiles::<Claim>::new(&roots);
+    let elsewhere = dir.path().join("elsewhere");
+    fs::write(&elsewhere, "precious").unwrap();
+    let path = roots.claims_dir().join(format!("{ID}.json"));
+    for link in [path.clone(), roots.claims_dir().join(format!(".{ID}.json.tmp"))] {
+        symlink(&elsewhere, link).unwrap();
+    }
+    files.save(&ID, &claim("ready")).unwrap();
+    assert_eq!(fs::read_to_string(elsewhere).unwrap(), "precious");
+    assert!(fs::symlink_metadata(path).unwrap().is_file());
+    assert_eq!(names(roots.claims_dir()), [format!("{ID}.json")]);
+}

@@ -196,6 +196,9 @@ fn no_process_at_all_is_no_answer() {
     assert!(matches!(host.of(A, None), Holders::Unknown(why) if why.contains("is procfs mounted there?")));
     fs::create_dir(&host.roots.proc).unwrap();
     assert!(matches!(host.of(A, None), Holders::Unknown(_)));
+    // Others are hidden from a process that may not look at them: it sees itself, and so nobody who holds anything.
+    host.process(77, "mdevd", &["/dev/null"]);
+    assert!(matches!(host.of(A, None), Holders::Unknown(why) if why.contains("CAP_SYS_PTRACE")));
 }
 
 /// On the real procfs: root sees everyone's files and can tell; anyone else must not think that he can.
