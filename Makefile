@@ -102,11 +102,12 @@ uninstall:
 deb rpm:
 	packaging/build $@
 
-# What building and testing need; says what it installs before it does.
+# What building needs; says what it installs before it does.
 deps:
 	tests/deps
 
-check: deps
+check:
+	tests/deps tests
 	tests/check $(PARTS)
 
 demo: deps
