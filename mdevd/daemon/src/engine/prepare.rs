@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use mdevd_core::choose::function::{choose_function, grant_function};
 use mdevd_core::choose::{Candidate, Reason, Refusal, Verdict, choose, take_existing};
 use mdevd_core::claim::{Claim, ClaimState, Grant, Granted, GrantedMdev, Owner, ProcessRef, Undo};
-use mdevd_core::function::Role;
 use mdevd_core::names::{DeviceKey, MdevUuid, ParentName, PciAddress, RunId};
 use mdevd_core::plan::{Plan, Step};
 use mdevd_core::request::{FunctionNeed, MdevNeed, Need, Wanted, WantedFunction};
@@ -217,10 +216,7 @@ impl Engine {
         }
         for address in chosen.iter().chain(&forced) {
             let Some(function) = state.inventory.function(address) else { continue };
-            let pf = match function.role {
-                Role::Vf { pf, .. } => pf,
-                _ => *address,
-            };
+            let pf = self.pf_of(*address);
             if state.changing_vfs.contains(&pf) {
                 let message = format!("the number of virtual functions of {pf} is being changed; try again");
                 return Err(Error::new(ErrorName::Busy, message));
