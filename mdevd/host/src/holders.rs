@@ -4,15 +4,18 @@
 //! a guest. It needs to see every process: one that cannot be read may hold anything, and then the answer is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use mdevd_core::holders::{Holder, Holders};
 use mdevd_core::names::{DeviceKey, IommuGroupId};
+use rustix::fs::{AtFlags, CWD, FileType, FsWord, OFlags, StatxFlags, statfs, statx};
 
 use crate::error::{EffectError, describe_errno};
 use crate::roots::Roots;
 use crate::{process, read};
+
+/// What the kernel calls a file system that a program makes (`FUSE_SUPER_MAGIC` in its `fs/fuse/fuse_i.h`).
+const FUSE: FsWord = 0x6573_5546;
 
 /// Who has these devices open, in one pass over all processes. The IOMMU group is the one that the caller knows of; the one that
 /// sysfs says now counts as well.
@@ -97,27 +100,59 @@ fn open_files(
     nodes: &Nodes,
     devices: &BTreeMap<String, DeviceKey>,
 ) -> Result<BTreeSet<DeviceKey>, Unreadable> {
-    let dir = roots.process_dir(pid).join("fd");
-    let fail = |error: EffectError| {
-        if error.is_gone() {
-            return Unreadable::Gone;
-        }
-        let errno = describe_errno(error.errno);
-        Unreadable::Why(format!(
-            "the open files of {} (pid {pid}) cannot be read: {errno}",
-            process::command(roots, pid)
-        ))
-    };
-    let entries = std::fs::read_dir(&dir).map_err(|error| fail(EffectError::io("list", &dir, &error)))?;
+    let dir = roots.process_dir(pid);
     let mut held = BTreeSet::new();
+    if listed_files(roots, pid, &dir, nodes, devices, &mut held)? {
+        return Ok(held);
+    }
+    // Of a first thread that has ended nothing is listed, while the others still have the process's files.
+    if process::outlived(roots, pid).map_err(|error| unreadable(roots, pid, &error))? {
+        let threads = dir.join("task");
+        let names = read::folder(&threads).map_err(|error| unreadable(roots, pid, &error))?;
+        for thread in names.unwrap_or_default() {
+            match listed_files(roots, pid, &threads.join(thread), nodes, devices, &mut held) {
+                Ok(_) | Err(Unreadable::Gone) => {}
+                Err(why) => return Err(why),
+            }
+        }
+    }
+    Ok(held)
+}
+
+fn unreadable(roots: &Roots, pid: u32, error: &EffectError) -> Unreadable {
+    if error.is_gone() {
+        return Unreadable::Gone;
+    }
+    let errno = describe_errno(error.errno);
+    Unreadable::Why(format!("the open files of {} (pid {pid}) cannot be read: {errno}", process::command(roots, pid)))
+}
+
+/// Adds the devices that are open by the list of a process or a thread of it, the folder `of`. False when that list may be short,
+/// because its files went while it was read or it has none.
+fn listed_files(
+    roots: &Roots,
+    pid: u32,
+    of: &Path,
+    nodes: &Nodes,
+    devices: &BTreeMap<String, DeviceKey>,
+    held: &mut BTreeSet<DeviceKey>,
+) -> Result<bool, Unreadable> {
+    let dir = of.join("fd");
+    let fail = |error: EffectError| unreadable(roots, pid, &error);
+    // The whole list before the first link: as long as a link can be read, the list before it was not cut short.
+    let entries = std::fs::read_dir(&dir).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let entries = entries.map_err(|error| fail(EffectError::io("list", &dir, &error)))?;
+    let mut whole = !entries.is_empty();
     // Fds of devices themselves, got from a group's: their links do not say of which.
     let (mut anonymous, mut groups) = (Vec::new(), false);
     for entry in entries {
-        let entry = entry.map_err(|error| fail(EffectError::io("list", &dir, &error)))?;
         let at = entry.path();
         let link = match read::link(&at) {
             Ok(Some(link)) => link,
-            Ok(None) => continue, // Closed meanwhile.
+            Ok(None) => {
+                whole = false; // Closed meanwhile.
+                continue;
+            }
             Err(error) => return Err(fail(error)),
         };
         let link = link.to_string_lossy();
@@ -127,7 +162,7 @@ fn open_files(
             anonymous.push(at);
         } else if let Some(node) = vfio_node(link)
             && node != "/vfio/vfio"
-            && is_device(&at)
+            && is_open_node(roots, &at, node)
         {
             groups = true;
             held.extend(nodes.get(node).into_iter().flatten());
@@ -146,7 +181,7 @@ fn open_files(
             }
         }
     }
-    Ok(held)
+    Ok(whole)
 }
 
 /// `/vfio/N` or `/vfio/devices/vfioN` at the end of a link. What stands before is usually `/dev`; a container may have it elsewhere.
@@ -155,16 +190,41 @@ fn vfio_node(link: &str) -> Option<&str> {
     link.get(at..)
 }
 
-/// Whether an open file is a device node, and not some file to which a user gave such a name to keep us from freeing a device. Looking
-/// at it through the link opens nothing. When that cannot be told it counts as one.
-fn is_device(fd: &Path) -> bool {
-    std::fs::metadata(fd).map_or(true, |file| file.file_type().is_char_device())
+/// Whether an open file is that node, and not something to which a user gave such a name to keep us from freeing a device. Looking at it
+/// through the link opens nothing. What cannot be told counts as the node.
+fn is_open_node(roots: &Roots, fd: &Path, node: &str) -> bool {
+    // Anybody may open a node as a mere place in the file system: that needs no right to it and does not reach the driver.
+    let flags = info(fd, "flags:").and_then(|flags| u32::from_str_radix(&flags, 8).ok());
+    if flags.is_some_and(|flags| flags & OFlags::PATH.bits() != 0) {
+        return false;
+    }
+    // What the kernel knows already: asking a file system that is a user's own, or whose server is gone, could take for ever.
+    let Ok(file) = statx(CWD, fd, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE) else {
+        // Only a FUSE file system of a user's own lets nobody else look, and on such a one the kernel opens no devices.
+        return statfs(fd).map_or(true, |system| system.f_type != FUSE);
+    };
+    FileType::from_raw_mode(file.stx_mode.into()) == FileType::CharacterDevice
+        && number_of(roots, node).is_none_or(|number| number == (file.stx_rdev_major, file.stx_rdev_minor))
+}
+
+/// The number of a node below `/dev`, `511:0`, by its link in sysfs.
+fn number_of(roots: &Roots, node: &str) -> Option<(u32, u32)> {
+    let name = node.rsplit('/').next()?;
+    let class = if node.starts_with("/vfio/devices/") { "class/vfio-dev" } else { "class/vfio" };
+    let text = read::attribute(&roots.sys.join(class).join(name).join("dev")).ok()?;
+    let (major, minor) = text.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// The sysfs folder of the device behind an anonymous fd, which kernels from 6.17 on say.
 fn device_of(fd: &Path) -> Option<PathBuf> {
+    info(fd, "vfio-device-syspath:").map(PathBuf::from)
+}
+
+/// What the kernel says of an open file in the line that begins so.
+fn info(fd: &Path, key: &str) -> Option<String> {
     let number = fd.file_name()?;
     let info = fd.parent()?.parent()?.join("fdinfo").join(number);
     let text = read::text(&info, read::LIST_LIMIT).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("vfio-device-syspath:")).map(|path| PathBuf::from(path.trim()))
+    text.lines().find_map(|line| line.strip_prefix(key)).map(|value| value.trim().to_owned())
 }

@@ -38,6 +38,11 @@ pub fn alive(roots: &Roots, pid: u32, start_time: Option<u64>) -> Alive {
     }
 }
 
+/// Whether a process runs on though its first thread has ended.
+pub(crate) fn outlived(roots: &Roots, pid: u32) -> Result<bool, EffectError> {
+    Ok(stat(roots, pid)?.is_some_and(|stat| stat.outlived))
+}
+
 /// A process's command name, fit for a message; `?` when it cannot be read.
 pub fn command(roots: &Roots, pid: u32) -> String {
     match read::attribute(&roots.process_dir(pid).join("comm")) {
@@ -49,6 +54,7 @@ pub fn command(roots: &Roots, pid: u32) -> String {
 struct Stat {
     start_time: u64,
     dead: bool,
+    outlived: bool,
 }
 
 fn stat(roots: &Roots, pid: u32) -> Result<Option<Stat>, EffectError> {
@@ -69,8 +75,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let threads: u64 = fields.nth(16)?.parse().ok()?;
     let start_time = fields.nth(1)?.parse().ok()?;
     // A first thread that has ended is a zombie too, while other threads run on with the process's open files.
-    let dead = matches!(state, "X" | "x") || (state == "Z" && threads <= 1);
-    Some(Stat { start_time, dead })
+    let outlived = state == "Z" && threads > 1;
+    let dead = matches!(state, "X" | "x" | "Z") && !outlived;
+    Some(Stat { start_time, dead, outlived })
 }
 
 #[cfg(test)]

@@ -156,6 +156,70 @@ fn a_plain_file_of_such_a_name_holds_nothing() {
 }
 
 #[test]
+fn a_node_that_is_open_as_a_mere_place_holds_nothing() {
+    let host = Host::new();
+    host.process(77, "user", &["/dev/vfio/6000006"]);
+    let info = |text: &str| fs::write(host.roots.proc.join("77/fdinfo/0"), text).unwrap();
+    info("pos:\t0\nflags:\t012000000\nmnt_id:\t26\n");
+    assert!(host.of(A, Some(6_000_006)).none());
+    for other in ["pos:\t0\nflags:\t02000002\n", "flags:\tx\n", ""] {
+        info(other);
+        assert_eq!(host.of(A, Some(6_000_006)), known(&[(77, "user")]), "{other:?}");
+    }
+}
+
+#[test]
+fn another_device_of_such_a_name_holds_nothing() {
+    let host = Host::new();
+    // As who has mounts of his own can show any device under any name.
+    fs::create_dir_all(host.dir.path().join("vfio/devices")).unwrap();
+    for (node, class) in [("6000006", "vfio"), ("devices/vfio6000003", "vfio-dev")] {
+        let file = host.dir.path().join("vfio").join(node);
+        symlink("/dev/null", &file).unwrap();
+        host.process(77, "user", &[file.to_str().unwrap()]);
+        fs::create_dir_all(host.mdev_dir(A).join("vfio-dev/vfio6000003")).unwrap();
+        assert_eq!(host.of(A, Some(6_000_006)), known(&[(77, "user")]), "sysfs does not say the node's number");
+        let number = host.roots.sys.join("class").join(class).join(node.rsplit('/').next().unwrap()).join("dev");
+        fs::create_dir_all(number.parent().unwrap()).unwrap();
+        fs::write(&number, "511:0\n").unwrap();
+        assert!(host.of(A, Some(6_000_006)).none());
+        fs::write(&number, "1:3\n").unwrap();
+        assert_eq!(host.of(A, Some(6_000_006)), known(&[(77, "user")]));
+        fs::remove_dir_all(host.roots.proc.join("77")).unwrap();
+    }
+}
+
+#[test]
+fn a_process_whose_first_thread_has_ended_has_what_its_other_threads_have() {
+    let host = Host::new();
+    let stat = |state: char, threads: u32| {
+        let text = format!("77 (qemu a) {state} 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 {threads} 0 9 2293760 210\n");
+        fs::write(host.roots.proc.join("77/stat"), text).unwrap();
+    };
+    // The kernel lists nothing for the first thread then.
+    host.process(77, "qemu", &[]);
+    stat('Z', 3);
+    let threads = host.roots.proc.join("77/task");
+    for thread in ["77", "78", "79"] {
+        fs::create_dir_all(threads.join(thread).join("fd")).unwrap();
+    }
+    assert!(host.of(A, Some(6_000_006)).none());
+    symlink("/dev/vfio/6000006", threads.join("79/fd/12")).unwrap();
+    assert_eq!(host.of(A, Some(6_000_006)), known(&[(77, "qemu")]));
+    // A thread that ends meanwhile is no reason for doubt; one that refuses is.
+    fs::remove_dir(threads.join("78/fd")).unwrap();
+    assert_eq!(host.of(A, Some(6_000_006)), known(&[(77, "qemu")]));
+    fs::remove_dir(threads.join("77/fd")).unwrap();
+    fs::write(threads.join("77/fd"), "").unwrap();
+    assert!(matches!(host.of(A, Some(6_000_006)), Holders::Unknown(why) if why.contains("qemu (pid 77)")));
+    // What has ended as a whole, or has not ended and no files, holds nothing.
+    for (state, threads) in [('Z', 1), ('S', 3)] {
+        stat(state, threads);
+        assert!(host.of(A, Some(6_000_006)).none(), "{state} {threads}");
+    }
+}
+
+#[test]
 fn a_device_whose_group_is_closed_is_unknown_unless_the_kernel_says_which() {
     let host = Host::new();
     host.process(77, "odd", &["/dev/vfio/vfio", "anon_inode:[vfio-device]"]);
