@@ -1,7 +1,8 @@
 //! What of the host lives on a PCI function, so that no virtual machine is given it: mounted file systems and swap, the default route and
 //! bonds, the boot display and the console; and the bridges above those.
 //!
-//! What cannot be read is a [`Problem`]: then a function may be needed that is not found here.
+//! What cannot be read is a [`Problem`]. Without the list of mounts or swap every disk may be needed, and without the routes every network
+//! interface: then all of them are.
 
 mod network;
 mod storage;
@@ -162,6 +163,17 @@ impl Search<'_> {
             self.problem(error.into());
             None
         })
+    }
+
+    /// The same for what says which devices the host needs; `unread` becomes why it is not known of all.
+    fn needed<T>(&mut self, result: Result<T, impl Into<Problem>>, unread: &mut Option<String>) -> Option<T> {
+        let problem = match result {
+            Ok(value) => return Some(value),
+            Err(error) => error.into(),
+        };
+        *unread = Some(format!("which does is not known: {problem}"));
+        self.problem(problem);
+        None
     }
 
     fn problem(&mut self, problem: Problem) {

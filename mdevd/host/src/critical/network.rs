@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Search, is_name};
 use crate::error::Problem;
-use crate::read;
+use crate::{netlink, read};
 
 /// The longest table of routes that is read: some hundred thousand.
 const TABLE_LIMIT: usize = 32 * 1024 * 1024;
@@ -23,6 +23,10 @@ const OPEN_VSWITCH: &str = "ovs-system";
 /// The routes of the host.
 pub struct Network {
     routes: Vec<Route>,
+    /// The interfaces that a default route leads through.
+    default: BTreeSet<String>,
+    /// Why some of them may be missing.
+    unread: Option<String>,
 }
 
 struct Route {
@@ -69,27 +73,40 @@ impl Network {
     /// Reads the tables. A kernel without one of the protocols has none of its.
     pub fn read(search: &mut Search<'_>) -> Self {
         let mut routes: Vec<Route> = Vec::new();
+        let mut unread = None;
         for (table, header, parse) in [("net/route", 1, Route::v4 as Parser), ("net/ipv6_route", 0, Route::v6)] {
             let path = search.roots.proc.join(table);
-            let text = search.optional(read::unless_gone(read::text(&path, TABLE_LIMIT))).unwrap_or_default();
-            for line in text.lines().skip(header) {
+            let text = search.needed(read::unless_gone(read::text(&path, TABLE_LIMIT)), &mut unread);
+            for line in text.flatten().unwrap_or_default().lines().skip(header) {
                 match parse(line) {
                     Some((route, flags)) if flags & UP != 0 && flags & REJECT == 0 => routes.push(route),
                     Some(_) => {}
-                    None => search.problem(Problem::new(&path, "a line in it is no route; a route may be missing")),
+                    None => {
+                        let why = Problem::new(&path, "a line in it is no route, so that a route may be missing");
+                        search.needed(Err::<(), _>(why), &mut unread);
+                    }
                 }
             }
         }
         routes.retain(|route| route.interface != LOOPBACK);
-        Self { routes }
+        let mut default: BTreeSet<String> =
+            routes.iter().filter(|route| route.prefix == 0).map(|route| route.interface.clone()).collect();
+        // The files have of IPv4 the main table alone, and of each route only the first way.
+        if search.roots.is_this_host() {
+            let more = search.needed(netlink::default_interfaces(), &mut unread).unwrap_or_default();
+            default.extend(more.into_iter().filter(|interface| interface != LOOPBACK));
+        }
+        Self { routes, default, unread }
     }
 
     /// Notes what the default route goes through, every one of them, and what is in a bond.
     pub fn look(&self, search: &mut Search<'_>) {
-        let default = self.routes.iter().filter(|route| route.prefix == 0);
         let mut seen = BTreeSet::new();
-        for interface in default.map(|route| route.interface.as_str()).collect::<BTreeSet<_>>() {
-            seen.extend(carriers(search, interface, "the default route"));
+        for interface in &self.default {
+            seen.extend(carriers(search, interface, "carries the default route"));
+        }
+        if let Some(why) = &self.unread {
+            note_all(search, &format!("may carry the default route ({why})"));
         }
         let class = search.roots.sys.join("class/net");
         for name in search.folder(&class).iter().filter(|name| !seen.contains(*name)) {
@@ -102,13 +119,22 @@ impl Network {
         }
     }
 
-    /// Notes what the way to another host goes through.
-    pub fn note_way_to(&self, search: &mut Search<'_>, address: IpAddr, what: &str) {
+    /// Notes what the way to another host goes through; false when there is none. `what` is a clause: `carries /`.
+    pub fn note_way_to(&self, search: &mut Search<'_>, address: IpAddr, what: &str) -> bool {
         let ways = self.routes.iter().filter(|route| route.contains(address));
-        let Some(best) = ways.clone().map(|route| route.prefix).max() else { return };
+        let Some(best) = ways.clone().map(|route| route.prefix).max() else { return false };
         for route in ways.filter(|route| route.prefix == best) {
             carriers(search, &route.interface, what);
         }
+        true
+    }
+}
+
+/// Notes every interface, where it could not be read which of them the host needs.
+pub fn note_all(search: &mut Search<'_>, what: &str) {
+    let class = search.roots.sys.join("class/net");
+    for name in search.folder(&class) {
+        search.note_at(&class.join(&name), &format!("{what} through {name}"));
     }
 }
 
@@ -123,7 +149,7 @@ fn carriers(search: &mut Search<'_>, top: &str, what: &str) -> BTreeSet<String> 
             let through = if name == top { name.clone() } else { format!("{name} ({top})") };
             let Some(interface) = search.real(&class.join(&name)) else { continue };
             // A real device that is on no PCI function is one too.
-            found |= search.note(&interface, &format!("carries {what} through {through}"))
+            found |= search.note(&interface, &format!("{what} through {through}"))
                 || search.exists(&interface.join("device"));
             let lower = search.folder(&interface);
             next.extend(lower.iter().filter_map(|entry| entry.strip_prefix("lower_")).map(str::to_owned));
@@ -133,8 +159,7 @@ fn carriers(search: &mut Search<'_>, top: &str, what: &str) -> BTreeSet<String> 
         }
     }
     if !found {
-        let why =
-            format!("it carries {what}, and which device it sends through cannot be seen; give none away that does");
+        let why = format!("it {what}, and which device it sends through cannot be seen; give none away that does");
         search.problem(Problem::new(&class.join(top), why));
     }
     seen

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::network::Network;
+use super::network::{self, Network};
 use super::{Search, is_name};
 use crate::error::Problem;
 use crate::read;
@@ -18,7 +18,8 @@ const DEVICES_LIMIT: usize = 1024;
 
 /// Notes what carries a mounted file system or swap.
 pub fn look(search: &mut Search<'_>, network: &Network) {
-    let mounts = mounts(search);
+    let mut unread = None;
+    let mounts = mounts(search, &mut unread);
     // Of many places where one is mounted, and of bind mounts of its parts, the shortest says the most, and / before all.
     let mut places: BTreeMap<(&str, &str), &Mount> = BTreeMap::new();
     for mount in &mounts {
@@ -33,33 +34,57 @@ pub fn look(search: &mut Search<'_>, network: &Network) {
     for mount in places {
         look_at_mount(search, network, mount);
     }
-    for device in swaps(search) {
+    for pool in mounts.iter().filter_map(Mount::pool).collect::<BTreeSet<_>>() {
+        let why = format!("which disks the ZFS pool {pool} is on cannot be seen; give none of their controllers away");
+        search.problem(Problem::new(&search.roots.proc.join("1/mountinfo"), why));
+        note_all(search, network, &format!("may carry the ZFS pool {pool}"));
+    }
+    if let Some(why) = unread {
+        let what = format!("may carry the host's file systems ({why})");
+        note_all(search, network, &what);
+        network::note_all(search, &what);
+    }
+    let mut unread = None;
+    for device in swaps(search, &mut unread) {
         if let Some(device) = node(search, &device) {
-            disks(search, network, device, "swap");
+            disks(search, network, device, "carries swap");
+        }
+    }
+    if let Some(why) = unread {
+        note_all(search, network, &format!("may carry swap ({why})"));
+    }
+}
+
+/// Notes every disk, where it could not be read which of them the host needs.
+fn note_all(search: &mut Search<'_>, network: &Network, what: &str) {
+    let class = search.roots.sys.join("class/block");
+    for name in search.folder(&class) {
+        let Some(device) = search.real(&class.join(&name)) else { continue };
+        // What another is a part of, or is made of, is there itself.
+        if !search.exists(&device.join("partition")) && search.folder(&device.join("slaves")).is_empty() {
+            let clause = format!("{what} on {}", shown(search, &device));
+            disk(search, network, &device, &clause);
         }
     }
 }
 
 fn look_at_mount(search: &mut Search<'_>, network: &Network, mount: &Mount) {
+    let what = format!("carries {}", mount.point);
     if !mount.device.starts_with("0:") {
         let device = search.roots.sys.join("dev/block").join(&mount.device);
         if let Some(device) = search.real(&device) {
-            disks(search, network, device, &mount.point);
+            disks(search, network, device, &what);
         }
     } else if mount.source.starts_with("/dev/") {
         // File systems over more than one device (btrfs, bcachefs) have a number of their own.
         for source in mount.source.replace(":/dev/", "\0/dev/").split('\0') {
             let Some(device) = node(search, source) else { continue };
             for device in btrfs_siblings(search, device) {
-                disks(search, network, device, &mount.point);
+                disks(search, network, device, &what);
             }
         }
-    } else if mount.kind == "zfs" {
-        let pool = mount.source.split('/').next().unwrap_or_default();
-        let why = format!("which disks the ZFS pool {pool} is on cannot be seen; give none of their controllers away");
-        search.problem(Problem::new(&search.roots.proc.join("1/mountinfo"), why));
     } else if let Some(server) = mount.server() {
-        network.note_way_to(search, server, &format!("{} from {server}", mount.point));
+        network.note_way_to(search, server, &format!("{what} from {server}"));
     }
 }
 
@@ -95,6 +120,11 @@ impl Mount {
         })
     }
 
+    /// The ZFS pool that it is in.
+    fn pool(&self) -> Option<&str> {
+        self.source.split('/').next().filter(|_| self.kind == "zfs")
+    }
+
     /// The host that it comes from, in the words of NFS and CIFS.
     fn server(&self) -> Option<IpAddr> {
         self.options.split(',').find_map(|option| option.strip_prefix("addr=")?.parse().ok())
@@ -102,32 +132,25 @@ impl Mount {
 }
 
 /// The mounts of the first process: the daemon's own may be fewer.
-fn mounts(search: &mut Search<'_>) -> Vec<Mount> {
+fn mounts(search: &mut Search<'_>, unread: &mut Option<String>) -> Vec<Mount> {
     let text = |who: &str| {
         let path = search.roots.proc.join(who).join("mountinfo");
         read::text(&path, MOUNTS_LIMIT).map(|text| (path, text))
     };
-    let (path, text) = match text("1").or_else(|_| text("self")) {
-        Ok(found) => found,
-        Err(error) => {
-            search.problem(error.into());
-            return Vec::new();
-        }
+    let found = text("1").or_else(|_| text("self"));
+    let Some((path, text)) = search.needed(found, unread) else { return Vec::new() };
+    let parse = |line| {
+        let no_mount = || Problem::new(&path, "a line in it is no mount, so that a mount may be missing");
+        search.needed(Mount::parse(line).ok_or_else(no_mount), unread)
     };
-    let mut mounts = Vec::new();
-    for line in text.lines() {
-        match Mount::parse(line) {
-            Some(mount) => mounts.push(mount),
-            None => search.problem(Problem::new(&path, "a line in it is no mount; a mount may be missing")),
-        }
-    }
-    mounts
+    text.lines().filter_map(parse).collect()
 }
 
 /// The block devices that are swap. Swap in a file is on a mounted file system.
-fn swaps(search: &mut Search<'_>) -> Vec<String> {
+fn swaps(search: &mut Search<'_>, unread: &mut Option<String>) -> Vec<String> {
     let path = search.roots.proc.join("swaps");
-    let text = search.optional(read::unless_gone(read::text(&path, read::LIST_LIMIT))).unwrap_or_default();
+    let text = search.needed(read::unless_gone(read::text(&path, read::LIST_LIMIT)), unread);
+    let text = text.flatten().unwrap_or_default();
     let lines = text.lines().skip(1).map(|line| line.split_whitespace());
     lines
         .filter_map(|mut fields| Some((fields.next()?, fields.next()?)))
@@ -174,7 +197,7 @@ fn btrfs_siblings(search: &mut Search<'_>, device: PathBuf) -> Vec<PathBuf> {
     vec![device]
 }
 
-/// Notes the controllers of all disks that a block device is made of.
+/// Notes the controllers of all disks that a block device is made of. `what` is a clause: `carries /`.
 fn disks(search: &mut Search<'_>, network: &Network, top: PathBuf, what: &str) {
     let of = shown(search, &top);
     let mut seen = BTreeSet::new();
@@ -195,18 +218,25 @@ fn disks(search: &mut Search<'_>, network: &Network, top: PathBuf, what: &str) {
         if below.is_empty() {
             let name = shown(search, &device);
             let on = if name == of { name } else { format!("{name} ({of})") };
-            disk(search, network, &whole, &format!("{what} on {on}"));
+            let clause = format!("{what} on {on}");
+            // Of the kernel's own devices these are in memory, or in a file that is on a mounted file system.
+            let is_plain = ["loop", "ram", "zram"].iter().any(|kind| is_numbered(&whole, kind));
+            if !disk(search, network, &whole, &clause) && !is_plain && is_elsewhere(&whole) {
+                let why =
+                    format!("it {clause}, and which device it is behind cannot be seen; give none away that it is");
+                search.problem(Problem::new(&whole, why));
+            }
         }
         next.extend(below.iter().filter_map(|name| search.real(&slaves.join(name))));
     }
 }
 
-/// Notes the controllers of a disk.
-fn disk(search: &mut Search<'_>, network: &Network, disk: &Path, what: &str) {
-    let clause = format!("carries {what}");
-    if search.note(disk, &clause) {
-        return;
+/// Notes the controllers of a disk, or the way to it; false when none is found.
+fn disk(search: &mut Search<'_>, network: &Network, disk: &Path, clause: &str) -> bool {
+    if search.note(disk, clause) {
+        return true;
     }
+    let mut found = false;
     let names = || disk.components().filter_map(|part| part.as_os_str().to_str());
     // An NVMe disk that may have more than one way to it is below none of them: its subsystem has links to all.
     if names().any(|name| name == "nvme-subsystem")
@@ -214,18 +244,45 @@ fn disk(search: &mut Search<'_>, network: &Network, disk: &Path, what: &str) {
     {
         for name in search.folder(subsystem) {
             let controller = subsystem.join(name);
-            if matches!(read::link(&controller), Ok(Some(_))) {
-                search.note_at(&controller, &clause);
+            if matches!(read::link(&controller), Ok(Some(_)))
+                && let Some(controller) = search.real(&controller)
+            {
+                found |= search.note(&controller, clause) || fabric(search, network, &controller, clause);
             }
         }
+    } else if names().any(|name| name == "nvme-fabrics")
+        && let Some(controller) = disk.parent()
+    {
+        found |= fabric(search, network, controller, clause);
     }
     // An iSCSI disk is as far as its server.
     for session in names().filter_map(|name| name.strip_prefix("session")) {
         let connection = search.roots.sys.join(format!("class/iscsi_connection/connection{session}:0/address"));
         if let Some(Ok(server)) = search.optional(read::optional_attribute(&connection)).map(|text| text.parse()) {
-            network.note_way_to(search, server, what);
+            found |= network.note_way_to(search, server, clause);
         }
     }
+    found
+}
+
+/// Notes the way to the server of an NVMe controller over TCP or RDMA, which says `traddr=10.0.0.5,trsvcid=4420`.
+fn fabric(search: &mut Search<'_>, network: &Network, controller: &Path, clause: &str) -> bool {
+    let address = search.optional(read::optional_attribute(&controller.join("address"))).unwrap_or_default();
+    let server = address.split(',').find_map(|part| part.strip_prefix("traddr=")?.trim().parse().ok());
+    server.is_some_and(|server| network.note_way_to(search, server, clause))
+}
+
+/// Whether a disk is on no hardware that sysfs shows: made up by the kernel, as is Ceph's, or at the end of an iSCSI session.
+fn is_elsewhere(disk: &Path) -> bool {
+    let mut names = disk.components().filter_map(|part| part.as_os_str().to_str());
+    names.any(|name| name == "virtual" || name == "rbd" || name.starts_with("session"))
+}
+
+/// Whether a disk is called this and a number.
+fn is_numbered(disk: &Path, kind: &str) -> bool {
+    let name = disk.file_name().and_then(|name| name.to_str());
+    let digits = name.and_then(|name| name.strip_prefix(kind));
+    digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// What people call a block device.

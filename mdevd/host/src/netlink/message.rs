@@ -11,8 +11,9 @@ const ATTRIBUTE_HEADER: usize = 4;
 /// The two bits of an attribute's type that say how to read it, not what it is.
 const TYPE_MASK: u16 = 0x3fff;
 
-/// A message of the kernel that says how a request ended.
+/// A message of the kernel that says how a request ended, and one that says how a list did.
 const ERROR: u16 = 2;
+const DONE: u16 = 3;
 
 /// The highest errno that the kernel answers with.
 const ERRNO_LIMIT: i32 = 4095;
@@ -26,6 +27,8 @@ pub mod flags {
     pub const REQUEST: u16 = 1;
     /// The kernel is to say how it ended, also when it ended well.
     pub const ACK: u16 = 4;
+    /// It asks for everything of a kind.
+    pub const DUMP: u16 = 0x300;
 }
 
 /// A message to the kernel, with the sequence number that its answer will have.
@@ -71,22 +74,41 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 /// What the kernel says to the request with this sequence number: the body of its answer, which is empty where it only says that all is
 /// done, or its errno. `None` when these bytes have no answer to it.
-pub fn answer(mut bytes: &[u8], sequence: u32) -> Option<Result<&[u8], Errno>> {
-    loop {
-        let length = usize::try_from(word(bytes, 0)?).ok()?;
-        let kind = half(bytes, 4)?;
-        let body = bytes.get(HEADER..length)?;
-        if word(bytes, 8)? == sequence {
-            if kind != ERROR {
-                return Some(Ok(body));
-            }
-            return Some(match word(body, 0)?.cast_signed() {
-                0 => Ok(&[]),
-                code => Err(errno(code)),
-            });
-        }
-        bytes = bytes.get(aligned(length)..).unwrap_or_default();
+pub fn answer(bytes: &[u8], sequence: u32) -> Option<Result<&[u8], Errno>> {
+    let (kind, body) = messages(bytes, sequence).next()?;
+    if kind != ERROR {
+        return Some(Ok(body));
     }
+    Some(match word(body, 0)?.cast_signed() {
+        0 => Ok(&[]),
+        code => Err(errno(code)),
+    })
+}
+
+/// What the kernel says to a request for a list: the bodies of its parts, and at its end nothing more, or an errno.
+pub fn parts(bytes: &[u8], sequence: u32) -> impl Iterator<Item = Result<Option<&[u8]>, Errno>> {
+    messages(bytes, sequence).map(|(kind, body)| match kind {
+        ERROR | DONE => match word(body, 0).unwrap_or_default().cast_signed() {
+            0 => Ok(None),
+            code => Err(errno(code)),
+        },
+        _ => Ok(Some(body)),
+    })
+}
+
+/// The messages with this sequence number, type and body. Ends at the first that does not fit.
+fn messages(mut bytes: &[u8], sequence: u32) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        loop {
+            let length = usize::try_from(word(bytes, 0)?).ok()?;
+            let (kind, of) = (half(bytes, 4)?, word(bytes, 8)?);
+            let body = bytes.get(HEADER..length)?;
+            bytes = bytes.get(aligned(length)..).unwrap_or_default();
+            if of == sequence {
+                return Some((kind, body));
+            }
+        }
+    })
 }
 
 /// The errno of a negative answer.
@@ -109,7 +131,7 @@ pub fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// Everything begins at a multiple of four.
-fn aligned(length: usize) -> usize {
+pub fn aligned(length: usize) -> usize {
     length.next_multiple_of(4)
 }
 
@@ -165,10 +187,23 @@ mod tests {
         assert_eq!(answer(&message(ERROR, 0, 7, &[]), 7), None, "an error without its number");
     }
 
+    #[test]
+    fn a_list_has_parts_and_an_end() {
+        let part = |kind, body: &[u8]| message(kind, 2, 7, body);
+        let bytes = [part(24, b"one."), message(24, 2, 6, b"late"), part(24, b"two."), part(DONE, &[0; 4])].concat();
+        let found: Vec<_> = parts(&bytes, 7).collect();
+        assert_eq!(found, [Ok(Some(&b"one."[..])), Ok(Some(b"two.")), Ok(None)]);
+        for kind in [ERROR, DONE] {
+            let end = part(kind, &(-95_i32).to_ne_bytes());
+            assert_eq!(parts(&end, 7).collect::<Vec<_>>(), [Err(Errno::OPNOTSUPP)]);
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_are_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..200), sequence in 0..3_u32) {
             let _ = answer(&bytes, sequence);
+            prop_assert!(parts(&bytes, sequence).count() <= bytes.len());
             for (_, payload) in attributes(&bytes) {
                 prop_assert!(payload.len() <= bytes.len());
             }
