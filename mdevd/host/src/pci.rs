@@ -125,7 +125,7 @@ pub fn scan_function(
         driver_override,
         iommu_group,
         numa_node,
-        reset_methods: reset.split_whitespace().map(str::to_owned).collect(),
+        reset_methods: reset.split_whitespace().map(read::plain).collect(),
         role,
         bridge: is_bridge(class) || has(&entries, "pci_bus"),
         netdevs,

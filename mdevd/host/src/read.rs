@@ -51,6 +51,11 @@ pub fn optional_attribute(path: &Path) -> Result<Option<String>, EffectError> {
     unless_gone(attribute(path))
 }
 
+/// Free text of a driver, fit to be passed on: a control character, of which D-Bus takes not every one, becomes `\u{fffd}`.
+pub(crate) fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 /// Where a link points to, as it is written there; `None` when there is none.
 pub fn link(path: &Path) -> Result<Option<PathBuf>, EffectError> {
     unless_gone(std::fs::read_link(path).map_err(|error| EffectError::io("read the link", path, &error)))

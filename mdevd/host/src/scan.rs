@@ -164,7 +164,8 @@ fn read_type(at: &Path, name: &str, problems: &mut Vec<String>) -> Result<MdevTy
     let human = optional("name");
     let description =
         optional("description").lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ");
-    Ok(MdevType { id, name: human.trim().to_owned(), description, device_api, available })
+    let (name, description) = (read::plain(human.trim()), read::plain(&description));
+    Ok(MdevType { id, name, description, device_api, available })
 }
 
 /// A device's NUMA node; virtual devices have no such attribute, and `-1` is the kernel's "none".

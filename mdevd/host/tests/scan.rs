@@ -186,6 +186,20 @@ fn what_only_describes_a_type_does_not_cost_it() {
 }
 
 #[test]
+fn what_describes_a_type_has_no_control_characters() {
+    let sysfs = Sysfs::new();
+    let at = sysfs.mtty().join("mdev_supported_types/mtty-1");
+    sysfs.file(at.join("name"), "GRID\0 \u{1b}[2JP40\n");
+    sysfs.file(at.join("description"), " num_heads=4\0\n\nframebuffer=1024M\u{7}\n");
+    let scan = sysfs.scan("mtty");
+    let found = &scan.parent.types[&"mtty-1".parse().unwrap()];
+    assert_eq!(
+        (found.name.as_str(), found.description.as_str()),
+        ("GRID\u{fffd} \u{fffd}[2JP40", "num_heads=4\u{fffd}, framebuffer=1024M\u{fffd}")
+    );
+}
+
+#[test]
 fn a_device_half_removed_is_stuck_and_so_is_one_without_a_type() {
     let sysfs = Sysfs::new();
     let parent = sysfs.mtty();

@@ -381,3 +381,18 @@ async fn dictionaries_have_the_keys_that_are_documented() {
     }
     assert_eq!(lab.host.sys_writes(), writes);
 }
+
+#[tokio::test]
+async fn no_text_of_a_driver_is_too_strange_for_the_bus() {
+    // The bus throws out whoever sends a string with a zero byte.
+    let lab = Lab::start_with(one_card(), |host| {
+        host.set_text(&host.type_path(CARD, GPU, "name"), "GRID\0 \u{1b}[2JP40\n");
+        host.set_text(&host.type_path(CARD, GPU, "description"), "num_heads=4\0\nframebuffer=1024M\u{7}\n");
+    })
+    .await;
+    let types = lab.parent(CARD).await.types().await.unwrap();
+    assert_eq!(
+        [text(&types[0], "name"), text(&types[0], "description")],
+        ["GRID\u{fffd} \u{fffd}[2JP40", "num_heads=4\u{fffd}, framebuffer=1024M\u{fffd}"]
+    );
+}
