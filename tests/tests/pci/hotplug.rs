@@ -2,7 +2,7 @@
 
 use mdevd_core::claim::{ClaimState, Undo};
 use mdevd_dbus::ErrorName;
-use mdevd_tests::fakesys::{self, Builder, Fault, Op};
+use mdevd_tests::fakesys::{self, Builder, Errno, Fault, Op};
 use mdevd_tests::harness::{Domain, eventually};
 
 use super::common::*;
@@ -149,6 +149,19 @@ async fn one_that_goes_in_the_middle_of_a_look_is_gone() {
         eventually("and back", || lab.shows(NIC)).await;
         assert_eq!(lab.function(NIC).await.driver().await.unwrap(), "e1000e");
     }
+}
+
+#[tokio::test]
+async fn what_was_wrong_with_a_function_goes_with_it() {
+    let lab = Lab::start(nics()).await;
+    let unread = lab.host.fault(Op::List, lab.host.function_path(NIC), Fault::Errno(Errno::IO));
+    lab.manager.rescan(&none()).await.unwrap();
+    let problems = lab.problems().await.concat();
+    assert!(problems.contains(NIC) && problems.contains("EIO"), "{problems}");
+    unread.let_go();
+    lab.host.unplug(NIC);
+    eventually("it is gone", || async { !lab.shows(NIC).await }).await;
+    lab.nothing_left().await;
 }
 
 #[tokio::test]

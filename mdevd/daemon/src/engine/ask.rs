@@ -150,7 +150,7 @@ impl Engine {
         let facts = self.scanner.run(move || host_facts(&roots, &SystemPaths::default())).await.map_err(|_| {
             Error::new(ErrorName::Unavailable, "reading what the host is made of does not come back from the kernel")
         })?;
-        self.refresh_critical().await;
+        self.refresh_critical().await?;
         if let Some(address) = only {
             self.function_now(address).await?;
         }

@@ -20,9 +20,6 @@ use super::scan::Event;
 use super::{Engine, State};
 use crate::scanner::JOB_DEADLINE;
 
-/// The PCI class of storage controllers, its first byte.
-const STORAGE: u32 = 0x01;
-
 /// What PCI functions are called and which VFIO drivers there are for them: files of the distribution, not of the kernel's state.
 #[derive(Debug, Default)]
 pub struct PciWords {
@@ -49,7 +46,8 @@ impl Engine {
         self.state.borrow_mut().notes.remove("pci");
         self.read_pci_words(&addresses).await;
         self.refresh_facts().await;
-        self.refresh_critical().await;
+        // What cannot be found out is listed there.
+        let _ = self.refresh_critical().await;
         let gone: Vec<PciAddress> = {
             let state = self.state.borrow();
             let known = state.inventory.functions().map(|function| function.address);
@@ -102,17 +100,19 @@ impl Engine {
     }
 
     /// Looks at what of the host lives on which function.
-    pub async fn refresh_critical(self: &Rc<Self>) {
+    ///
+    /// # Errors
+    /// `Stuck` when the look does not come back. What was known before stays and is shown, but says nothing of now: nothing is to be
+    /// written then.
+    pub async fn refresh_critical(self: &Rc<Self>) -> crate::error::Result<()> {
         let roots = self.roots.clone();
         let looked = self.scanner.run(move || mdevd_host::critical::host_critical(&roots)).await;
         let mut state = self.state.borrow_mut();
         match looked {
             Ok((critical, problems)) => {
-                let mounts = problems.iter().find(|problem| problem.path.ends_with("mountinfo"));
-                state.mounts_unread = mounts.map(|problem| problem.why.clone());
                 state.critical = critical;
                 state.judged = false;
-                state.notes.retain(|subject, _| !subject.starts_with("host "));
+                state.notes.retain(|subject, _| subject != "host" && !subject.starts_with("host "));
                 for problem in problems {
                     state.notes.insert(format!("host {}", problem.path.display()), problem.why);
                 }
@@ -120,7 +120,7 @@ impl Engine {
                     .inventory
                     .functions()
                     .filter_map(|function| {
-                        let host_critical = state.critical_of(function.address, function.class);
+                        let host_critical = state.critical_of(function.address);
                         let same = host_critical == function.host_critical;
                         (!same).then(|| Function { host_critical, ..Function::clone(function) })
                     })
@@ -128,11 +128,13 @@ impl Engine {
                 for function in changed {
                     state.inventory.insert_function(function);
                 }
+                Ok(())
             }
-            // What was known before stays: better refused for an old reason than given away.
             Err(_) => {
-                let why = "what the host itself needs could not be read: it does not come back from the kernel";
+                let why = "what the host itself needs is not known: reading it does not come back from the kernel";
                 state.notes.insert("host".into(), why.into());
+                let message = format!("{why}; until it does no function is changed; try again");
+                Err(crate::error::Error::new(mdevd_dbus::ErrorName::Stuck, message))
             }
         }
     }
@@ -164,7 +166,7 @@ impl Engine {
                 if state.in_flight.contains(&key) {
                     return Ok(());
                 }
-                function.host_critical = state.critical_of(address, function.class);
+                function.host_critical = state.critical_of(address);
                 state.notes.remove(&format!("function {address}"));
                 state.judged = false;
                 state.inventory.insert_function(function);
@@ -304,13 +306,9 @@ impl State {
         }
     }
 
-    /// Why the host itself needs a function. Without the list of mounts any storage may carry it.
-    fn critical_of(&self, address: PciAddress, class: u32) -> Vec<String> {
-        let mut clauses = self.critical.get(&address).cloned().unwrap_or_default();
-        if let Some(why) = self.mounts_unread.as_ref().filter(|_| class >> 16 == STORAGE) {
-            clauses.push(format!("may carry the host's file systems, and which do could not be read: {why}"));
-        }
-        clauses
+    /// Why the host itself needs a function.
+    fn critical_of(&self, address: PciAddress) -> Vec<String> {
+        self.critical.get(&address).cloned().unwrap_or_default()
     }
 
     /// Marks a function stuck. One that has never been seen, because it already was when the daemon started, is shown without what it is.
@@ -334,7 +332,7 @@ impl State {
             netdevs: Vec::new(),
             vgpu: None,
             variant_drivers: Vec::new(),
-            host_critical: self.critical_of(address, 0),
+            host_critical: self.critical_of(address),
             state: DeviceState::Stuck(why.into()),
             problems: Vec::new(),
         });

@@ -71,8 +71,6 @@ pub struct State {
     pub changing_vfs: BTreeSet<PciAddress>,
     /// Why the host itself needs a PCI function, a clause each.
     pub critical: BTreeMap<PciAddress, Vec<String>>,
-    /// Why the list of mounts could not be read, without which it is not known what the host itself needs.
-    pub mounts_unread: Option<String>,
     /// What the host is made of, as it was at the last full look.
     pub host_facts: HostFacts,
     /// Whether each function can be given to a VM, when `judged` is true.

@@ -104,7 +104,7 @@ impl Engine {
         if !any {
             return Ok(());
         }
-        self.refresh_critical().await;
+        self.refresh_critical().await?;
         let mut around: BTreeSet<PciAddress> = BTreeSet::new();
         for address in &meant {
             self.refresh_function(*address).await.map_err(stuck)?;

@@ -116,7 +116,7 @@ impl Engine {
         for vf in &vfs {
             self.refresh_function(*vf).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
         }
-        self.refresh_critical().await;
+        self.refresh_critical().await?;
         let keys: Vec<DeviceKey> = vfs.iter().map(|vf| DeviceKey::Pci(*vf)).collect();
         let holders = self.holders(&keys).await;
         let state = self.state.borrow();
