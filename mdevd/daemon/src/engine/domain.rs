@@ -118,6 +118,10 @@ impl Engine {
     /// libvirt starts a domain only when it is off, so a claim that is still there is of a run that has ended: its release is waited
     /// for, or made up for.
     async fn end_earlier_run(self: &Rc<Self>, call: &DomainCall, deadline: Instant) -> Result<()> {
+        if self.claim(&call.uuid).is_some_and(|claim| claim.state == ClaimState::Failed) {
+            // The next try may be further away than this caller's patience lasts.
+            self.retry.notify_waiters();
+        }
         loop {
             let change = self.changed.notified();
             let Some(claim) = self.claim(&call.uuid) else { return Ok(()) };

@@ -62,7 +62,7 @@ impl Engine {
         let devices: Vec<DeviceKey> = of_domains.flat_map(|claim| claim.grants.iter().map(Grant::key)).collect();
         let holders: BTreeMap<_, _> =
             if devices.is_empty() { BTreeMap::new() } else { self.holders(&devices).await.into_iter().collect() };
-        let mut done = Vec::new();
+        let (mut done, mut retry) = (Vec::new(), false);
         for claim in &claims {
             let libvirt_alive = match claim.process {
                 Some(process) => self.process_alive(process).await,
@@ -84,7 +84,12 @@ impl Engine {
             done.push(Done { claim: claim.id, action: action.as_str(), reason: action.reason().to_string() });
             if !dry_run {
                 self.act(claim, &action).await;
+                retry |= matches!(action, Action::Retry(_));
             }
+        }
+        // Where a try has failed already, the next does not wait for its time.
+        if retry {
+            self.retry.notify_waiters();
         }
         if let Ok(domains) = &domains {
             done.extend(self.adopt_running(domains, dry_run).await);
@@ -124,11 +129,7 @@ impl Engine {
                 // The answer's errors are logged and listed where they happen.
                 let _ = self.release(&claim.id, Some(claim.run), why, Instant::now()).await;
             }
-            Action::Retry(_) => {
-                self.finish_behind(claim.id);
-                // Where a try has failed already, the next does not wait for its time.
-                self.changed.notify_waiters();
-            }
+            Action::Retry(_) => self.finish_behind(claim.id),
             _ => {}
         }
     }

@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mdevd_core::check::facts::HostFacts;
 use mdevd_core::choose::Context;
-use mdevd_core::claim::{Claim, ClaimState};
+use mdevd_core::claim::{Claim, ClaimState, Grant};
 use mdevd_core::inventory::{DeviceState, Inventory};
 use mdevd_core::names::{DeviceKey, ParentName, PciAddress};
 use mdevd_dbus::ErrorName;
@@ -110,6 +110,9 @@ pub struct Engine {
     pub set_log_level: fn(tracing::Level),
     /// Fires when a claim has changed state or something is no longer stuck.
     pub changed: Notify,
+    /// Fires when what could not be given back perhaps can be now, or when somebody asks for the next try. That a step has ended is no
+    /// such reason: each try that fails would begin the next.
+    pub retry: Notify,
     /// Asks for a look at claims, domains and holders before its time.
     pub look_wanted: Notify,
     /// What the plain threads tell the engine, and the engine itself: where to look.
@@ -189,6 +192,7 @@ impl Engine {
             state: RefCell::new(State { config, ..State::default() }),
             set_log_level,
             changed: Notify::new(),
+            retry: Notify::new(),
             look_wanted: Notify::new(),
             events,
             started: Instant::now(),
@@ -250,11 +254,17 @@ impl Engine {
             self.state.borrow_mut().notes.remove(&format!("claim {id}"));
         }
         let mut state = self.state.borrow_mut();
-        state.claims.remove(id);
+        let ended = state.claims.remove(id);
         state.absent_since.remove(id);
         state.notes.remove(&look::note_of(id));
+        let keys: Vec<DeviceKey> = ended.iter().flat_map(|claim| claim.grants.iter().map(Grant::key)).collect();
+        let lent = keys.iter().any(|key| state.claims.values().any(|other| other.grant(*key).is_some()));
         drop(state);
         self.changed.notify_waiters();
+        // Whose device it had borrowed can give that back now.
+        if lent {
+            self.retry.notify_waiters();
+        }
     }
 
     /// Waits for the next change of a claim or of what is stuck, at most until `deadline`. False when the deadline came first.

@@ -77,6 +77,9 @@ impl Engine {
             if let Err(error) = written {
                 tracing::error!("{error}");
             }
+        } else {
+            // Where a try has failed already, the next does not wait for its time.
+            self.retry.notify_waiters();
         }
         self.finish_behind(*id);
         let quick = self.publish_unless_quick();
@@ -119,12 +122,14 @@ impl Engine {
         let engine = self.clone();
         tokio::task::spawn_local(async move {
             let mut wait = *RETRY.start();
-            while !engine.give_back(&id).await {
-                // A change (a write that came back, a claim that ended) may be what it waits for; else the time. Asked for before the
-                // publication, so that one during that is not missed.
-                let change = engine.changed.notified();
+            loop {
+                // Asked for before the try, so that a reason for the next one that comes meanwhile is not missed.
+                let retry = engine.retry.notified();
+                if engine.give_back(&id).await {
+                    break;
+                }
                 engine.publish().await;
-                let _ = tokio::time::timeout(Duration::from_secs(wait), change).await;
+                let _ = tokio::time::timeout(Duration::from_secs(wait), retry).await;
                 wait = (wait * 2).min(*RETRY.end());
             }
             engine.state.borrow_mut().working.remove(&id);

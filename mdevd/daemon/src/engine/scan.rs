@@ -235,6 +235,7 @@ impl Engine {
             engine.state.borrow_mut().stuck_parents.remove(&name);
             engine.refresh_parent(&name).await;
             engine.changed.notify_waiters();
+            engine.retry.notify_waiters();
             engine.publish().await;
         });
     }

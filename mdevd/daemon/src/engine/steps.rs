@@ -313,6 +313,7 @@ impl Engine {
             self.refresh_card(address).await;
         }
         self.changed.notify_waiters();
+        self.retry.notify_waiters();
         self.publish().await;
     }
 
