@@ -34,6 +34,25 @@ async fn a_device_of_another_type_is_not_given_to_the_domain_nor_left_behind() {
     assert_eq!(stage.host.mdevs(), [(domain.mdevs[0], A.into(), GOLD.into())]);
 }
 
+/// What is wrong with a parent leaves with it, whether or not the kernel says so, and whether or not it could ever be read.
+#[tokio::test]
+async fn a_parent_that_cannot_be_read_is_forgotten_when_it_is_gone() {
+    let host = two_cards().mount().unwrap();
+    let link = |parent| format!("sys/class/mdev_bus/{parent}");
+    host.fault(Op::Readlink, link(B), Fault::Errno(Errno::IO));
+    let stage = Stage::over(host).await;
+    stage.wait_problem(&format!("parent {B}"), "EIO").await;
+    stage.host.fault(Op::Readlink, link(A), Fault::Errno(Errno::IO));
+    stage.manager.rescan(&HashMap::new()).await.unwrap();
+    stage.wait_problem(&format!("parent {A}"), "EIO").await;
+    stage.host.unplug(A);
+    stage.wait_parent(A, "gone").await;
+    stage.host.lose_uevents(true);
+    stage.host.unplug(B);
+    stage.manager.rescan(&HashMap::new()).await.unwrap();
+    stage.wait_no_problems().await;
+}
+
 #[tokio::test]
 async fn a_create_that_is_accepted_but_makes_nothing() {
     let host = Arc::new(two_cards().mount().unwrap());

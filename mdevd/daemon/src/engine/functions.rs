@@ -237,6 +237,7 @@ impl Engine {
             }
             state.judged = false;
             state.inventory.remove_function(&address);
+            state.notes.remove(&format!("function {address}"));
             let lost = |claim: &&Arc<mdevd_core::claim::Claim>| {
                 claim.state == ClaimState::Ready && claim.grant(key).is_some_and(|grant| grant.undo != Undo::Keep)
             };

@@ -130,16 +130,13 @@ impl Engine {
         let gone: Vec<ParentName> = {
             let state = self.state.borrow();
             let listed: BTreeSet<&ParentName> = parents.iter().collect();
-            state
-                .inventory
-                .parents()
-                .map(|parent| &parent.name)
-                .filter(|name| !listed.contains(name))
-                .cloned()
-                .collect()
+            let known = state.inventory.parents().map(|parent| parent.name.clone());
+            // One that could never be read is known by that alone.
+            let noted = state.notes.keys().filter_map(|subject| subject.strip_prefix("parent ")?.parse().ok());
+            known.chain(noted).filter(|name| !listed.contains(name)).collect()
         };
         for parent in gone {
-            self.state.borrow_mut().inventory.remove_parent(&parent);
+            self.state.borrow_mut().parent_is_gone(&parent);
         }
         for (i, parent) in parents.iter().enumerate() {
             self.refresh_parent(parent).await;
@@ -215,7 +212,7 @@ impl Engine {
                 state.notes.remove(&format!("parent {name}"));
                 state.inventory.update(scan);
             }
-            Ok(Ok(None)) => self.state.borrow_mut().inventory.remove_parent(name),
+            Ok(Ok(None)) => self.state.borrow_mut().parent_is_gone(name),
             Ok(Err(error)) => self.note(&format!("parent {name}"), format!("it cannot be read: {error}")),
             Err(hung) => self.parent_hangs(name, hung),
         }
@@ -349,6 +346,12 @@ impl Engine {
 }
 
 impl State {
+    /// A parent has left the host, and what was wrong with it has too.
+    fn parent_is_gone(&mut self, name: &ParentName) {
+        self.notes.remove(&format!("parent {name}"));
+        self.inventory.remove_parent(name);
+    }
+
     /// Marks a parent stuck. One that has never been seen, because it already was when the daemon started, is shown without types.
     fn show_stuck_parent(&mut self, name: &ParentName, why: &str) {
         if self.inventory.parent(name).is_some() {
