@@ -18,7 +18,7 @@ use uuid::Uuid;
 use zbus::OwnedObjectPath;
 
 use super::Engine;
-use super::prepare::new_device;
+use super::prepare::{fixed_function, new_device};
 use crate::error::{Error, Result};
 
 /// What is thought of one candidate for one request.
@@ -59,6 +59,8 @@ impl Engine {
             plan: Plan::default(),
             problem: String::new(),
         };
+        // What goes to the same VM may share an IOMMU group.
+        let together: BTreeSet<PciAddress> = needs.iter().filter_map(fixed_function).collect();
         for need in &needs {
             let claims: Vec<&Claim> = state.claims.values().map(|claim| &**claim).chain([&draft]).collect();
             let context = state.context(&claims, &[]);
@@ -75,7 +77,7 @@ impl Engine {
             let need = match need {
                 Need::Mdev(need) => need,
                 Need::Function(need) => {
-                    let choice = choose_function(&context, need, &BTreeSet::new());
+                    let choice = choose_function(&context, need, &together);
                     let chosen = choice.chosen(&need.wanted);
                     if choice.candidates.is_empty() {
                         explained.push(say(String::new(), String::new(), "refused", choice.refusal.as_ref()));

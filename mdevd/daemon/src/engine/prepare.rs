@@ -382,7 +382,7 @@ impl Engine {
 }
 
 /// The function that a need names by its address.
-fn fixed_function(need: &Need) -> Option<PciAddress> {
+pub fn fixed_function(need: &Need) -> Option<PciAddress> {
     match need {
         Need::Function(FunctionNeed { wanted: WantedFunction::Address(address), .. }) => Some(*address),
         _ => None,
