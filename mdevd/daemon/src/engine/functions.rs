@@ -56,10 +56,8 @@ impl Engine {
                 state.claims.values().flat_map(|claim| claim.grants.iter().filter_map(|grant| grant.key().pci()));
             known.chain(claimed).filter(|address| !addresses.contains(address)).collect()
         };
-        for address in gone {
-            self.function_is_gone(address);
-        }
-        for address in addresses {
+        // One that is not in the list may have come since that was made: the look at it itself says.
+        for address in gone.into_iter().chain(addresses) {
             // What cannot be read is listed where it is found out.
             let _ = self.refresh_function(address).await;
         }
