@@ -21,6 +21,10 @@ use crate::error::Error;
 /// its caller gives it.
 pub const STEP_DEADLINE: Duration = Duration::from_secs(5);
 
+/// The least that must be left of a deadline for a write to begin: one that is cut short says nothing of the kernel, and its device would
+/// count as stuck.
+const LEAST: Duration = Duration::from_millis(200);
+
 /// How long virtual functions that the kernel has been asked for may take to appear when the write itself is through.
 const VFS_APPEAR: Duration = Duration::from_secs(10);
 
@@ -29,7 +33,7 @@ const VFS_APPEAR: Duration = Duration::from_secs(10);
 pub enum StepError {
     /// The kernel answered the write with an errno.
     Refused(EffectError),
-    /// The write has not come back; it goes on by itself and its device is stuck until then.
+    /// The write has not come back; it goes on by itself and its device is stuck until then. Or there was no time to begin it.
     TimedOut(String),
     /// An earlier write or read of the device has not come back: it was not tried, or its effect cannot be read back. Another parent would
     /// not help.
@@ -144,6 +148,9 @@ impl Engine {
             Step::SetNumVfs { .. } => deadline,
             _ => deadline.min(Instant::now() + STEP_DEADLINE),
         };
+        if until.saturating_duration_since(Instant::now()) < LEAST {
+            return Err(StepError::TimedOut(format!("no time is left to {step}; nothing was written; try again")));
+        }
         self.state.borrow_mut().in_flight.insert(device);
         tracing::debug!("{step}");
         let (exe, busy, key) = (&self.exe, &self.busy, busy_key(step));
