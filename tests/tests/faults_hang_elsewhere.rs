@@ -5,6 +5,7 @@
 mod faults_common;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use faults_common::*;
 use mdevd_dbus::{BUS_NAME, ErrorName, path};
@@ -96,6 +97,62 @@ async fn a_removal_by_hand_that_hangs() {
     assert_eq!(hang.hits(), 2);
     hang.let_go();
     stage.wait_clean().await;
+}
+
+/// `Remove` of somebody's device by force, as a task.
+async fn removing_by_force(stage: &Stage, uuid: Uuid) -> tokio::task::JoinHandle<zbus::Result<bool>> {
+    let mdev = stage.mdev(uuid).await;
+    tokio::spawn(async move { mdev.remove(&HashMap::from([("force", true.into())])).await })
+}
+
+/// Somebody's device is removed by force, which waits its turn; in that time a domain gets it.
+#[tokio::test]
+async fn a_removal_by_force_looks_again_when_its_turn_has_come() {
+    let stage = Stage::start(two_cards()).await;
+    let domain = Domain::wants("vm", &[GOLD]);
+    let uuid = domain.mdevs[0];
+    stage.host.create_mdev(A, GOLD, uuid).unwrap();
+    stage.wait_mdev(uuid, "ok").await;
+    let hang = stage.host.fault(Op::Write, stage.host.type_path(A, TIN, "create"), Fault::Hang);
+    let mut other = Domain::wants("other", &[TIN]);
+    other.requests[0].insert("parent".into(), A.into());
+    let start = preparing(&stage, &other, 20_000);
+    met(&hang, 1).await;
+    let driver = format!("{}/driver", stage.host.mdev_path(A, uuid));
+    let looks = stage.host.fault(Op::Readlink, driver, Fault::Delay(Duration::ZERO));
+    let removal = removing_by_force(&stage, uuid).await;
+    met(&looks, 1).await;
+    // Each look waits for those before it: the removal has come as far as it does without its turn.
+    for _ in 0..3 {
+        stage.reconcile().await;
+    }
+    domain.prepare(&stage.manager).await.unwrap();
+    hang.let_go();
+    start.await.unwrap().unwrap();
+    let (error, message) = refused(removal.await.unwrap());
+    assert_eq!(error, ErrorName::Conflict, "{message}");
+    assert!(message.contains("another owner"), "{message}");
+    assert!(stage.host.mdevs().iter().any(|(there, ..)| *there == uuid));
+    assert!(stage.writes().iter().all(|(_, verb, _)| *verb == "create"));
+}
+
+#[tokio::test]
+async fn a_device_that_is_being_removed_is_promised_to_nobody() {
+    let stage = Stage::start(two_cards()).await;
+    let domain = Domain::wants("vm", &[GOLD]);
+    let uuid = domain.mdevs[0];
+    stage.host.create_mdev(A, GOLD, uuid).unwrap();
+    stage.wait_mdev(uuid, "ok").await;
+    let hang = stage.host.fault(Op::Write, "sys/**/remove", Fault::Hang);
+    let removal = removing_by_force(&stage, uuid).await;
+    met(&hang, 1).await;
+    let (error, message) = refused(domain.prepare(&stage.manager).await);
+    assert_eq!(error, ErrorName::Busy, "{message}");
+    assert!(message.contains(&uuid.to_string()) && message.contains("try again"), "{message}");
+    hang.let_go();
+    assert!(removal.await.unwrap().unwrap());
+    domain.prepare(&stage.manager).await.unwrap();
+    assert_eq!(stage.writes().len(), 2, "its own is made");
 }
 
 /// A thread that hangs in a read cannot be ended, and nor can its process. The next daemon must not have to wait for that.

@@ -15,15 +15,18 @@ impl World {
         let path = spec.path.as_ref().map_or_else(|| format!("devices/virtual/{0}/{0}", spec.name), Clone::clone);
         let mut path = format!("sys/{path}");
         if is_pci {
-            self.plug_function(FunctionSpec {
-                address: spec.name.clone(),
-                vendor: spec.vendor,
-                device: spec.device,
-                class: 0x03_0200,
-                numa: spec.numa,
-                driver: spec.driver.clone(),
-                ..FunctionSpec::default()
-            });
+            // One that makes virtual functions as well is there already.
+            if !self.functions.contains_key(&spec.name) {
+                self.plug_function(FunctionSpec {
+                    address: spec.name.clone(),
+                    vendor: spec.vendor,
+                    device: spec.device,
+                    class: 0x03_0200,
+                    numa: spec.numa,
+                    driver: spec.driver.clone(),
+                    ..FunctionSpec::default()
+                });
+            }
             path = self.functions.get(&spec.name).map(|function| function.path.clone()).unwrap_or(path);
         } else {
             let (above, _) = path.rsplit_once('/').unwrap_or((&path, ""));

@@ -263,6 +263,11 @@ pub fn domain_xml(domain: &Domain) -> String {
     }
     let mut devices = String::new();
     for hostdev in &domain.hostdevs {
+        if let Some(address) = hostdev.get("address") {
+            let source = mdevd_core::hostdev::PciHostdevXml::from_options(address.parse().unwrap(), []).unwrap();
+            devices.push_str(&source.to_xml());
+            continue;
+        }
         let uuid = &hostdev["uuid"];
         devices.push_str(&format!(
             "    <hostdev mode='subsystem' type='mdev' managed='no' model='vfio-pci'>\n      <source><address uuid='{uuid}'/></source>\n    </hostdev>\n"

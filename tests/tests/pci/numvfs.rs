@@ -1,7 +1,7 @@
 //! How many virtual functions there are: what `SetNumVfs` does, and what it refuses.
 
 use mdevd_dbus::{ErrorName, Options, path};
-use mdevd_tests::fakesys::{Errno, Fault, Op};
+use mdevd_tests::fakesys::{Errno, Fault, Op, Point};
 use mdevd_tests::harness::{Domain, eventually};
 
 use super::common::*;
@@ -123,6 +123,35 @@ async fn not_on_a_card_with_vgpus() {
     assert!(physical.to_string().contains("nknown"), "it makes none: {physical}");
 }
 
+/// One that is promised is not there yet, and would be made on what is about to go.
+#[tokio::test]
+async fn neither_comes_between_the_other_s_promise_and_its_write() {
+    let lab = Lab::start_with(nics(), |host| {
+        host.set_num_vfs(PF, 1).unwrap();
+        host.plug(mdevd_tests::fakesys::host().parent(VFS[0]).mdev_type("nvidia-63", 2));
+    })
+    .await;
+    let vm = Domain::wants("vm1", &["nvidia-63"]);
+    let creates = lab.host.fault(Op::Write, "sys/**/create", Fault::Hang);
+    let making = async {
+        eventually("the device is being made", || async { creates.hanging() == 1 }).await;
+        lab.refuses_vfs(2, ErrorName::InUse, &[VFS[0], "mediated device", "domain 'vm1'"]).await;
+        creates.let_go();
+    };
+    tokio::join!(async { vm.prepare(&lab.manager).await.unwrap() }, making);
+    assert!(vm.release(&lab.manager).await.unwrap());
+    lab.freed(&vm).await;
+    let changes = lab.host.fault(Op::Write, "sys/**/sriov_numvfs", Fault::Hang);
+    let changing = async {
+        eventually("the number is being changed", || async { changes.hanging() == 1 }).await;
+        assert_refused(vm.prepare(&lab.manager).await, ErrorName::Busy, &[PF, "try again"]);
+        changes.let_go_with(Errno::NOMEM);
+    };
+    let (refused, ()) = tokio::join!(lab.set_num_vfs(PF, 2), changing);
+    assert_refused(refused, ErrorName::KernelRefused, &["ENOMEM"]);
+    vm.prepare(&lab.manager).await.unwrap();
+}
+
 #[tokio::test]
 async fn not_by_one_that_makes_none() {
     let lab = Lab::start_with(nics(), |host| {
@@ -157,11 +186,9 @@ async fn what_the_kernel_answers_is_passed_on() {
     }
     assert!(lab.set_num_vfs(PF, 2).await.unwrap());
     // The way through none was gone half: what there is now is what is shown.
-    let fault = lab.host.fault_at(
-        mdevd_tests::fakesys::Point::in_write("sys/**/sriov_numvfs").writing("3"),
-        Fault::Errno(Errno::NOMEM),
-    );
-    assert_refused(lab.set_num_vfs(PF, 3).await, ErrorName::KernelRefused, &["ENOMEM"]);
+    let fault = lab.host.fault_at(Point::in_write("sys/**/sriov_numvfs").writing("3"), Fault::Errno(Errno::NOMEM));
+    let words = ["ENOMEM", "0000:01:00.0 had 2 virtual functions and has 0 now"];
+    assert_refused(lab.set_num_vfs(PF, 3).await, ErrorName::KernelRefused, &words);
     assert_eq!(fault.hits(), 1);
     assert_eq!(lab.physical(PF).await.num_vfs().await.unwrap(), 0);
     assert!(lab.set_num_vfs(PF, 3).await.unwrap());
@@ -197,6 +224,20 @@ async fn drivers_are_left_out_on_request() {
     for bad in [Options::from([("autoprobe", true.into())]), Options::from([("drivers-autoprobe", "off".into())])] {
         assert_refused(pf.set_num_vfs(3, &bad).await, ErrorName::InvalidOption, &["autoprobe"]);
     }
+}
+
+#[tokio::test]
+async fn whoever_asks_for_a_number_and_the_switch_gets_both_or_neither() {
+    let lab = Lab::start(nics()).await;
+    let pf = lab.physical(PF).await;
+    let _ = lab.host.fault(Op::Write, "sys/**/sriov_numvfs", Fault::Errno(Errno::NOMEM));
+    assert_refused(pf.set_num_vfs(2, &autoprobe(false)).await, ErrorName::KernelRefused, &["sriov_numvfs", "ENOMEM"]);
+    assert_eq!((pf.num_vfs().await.unwrap(), pf.drivers_autoprobe().await.unwrap()), (0, true));
+    // Where not even that can be put back it is said.
+    let back = Point::in_write("sys/**/sriov_drivers_autoprobe").writing("1");
+    lab.host.fault_at(back, Fault::Errno(Errno::IO));
+    let words = ["ENOMEM", "besides, cannot turn driver binding of new virtual functions of 0000:01:00.0 on", "EIO"];
+    assert_refused(pf.set_num_vfs(2, &autoprobe(false)).await, ErrorName::KernelRefused, &words);
 }
 
 #[tokio::test]

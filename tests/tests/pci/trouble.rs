@@ -114,6 +114,27 @@ async fn a_function_that_is_opened_in_the_last_moment_comes_back_when_it_is_clos
 }
 
 #[tokio::test]
+async fn a_function_that_is_opened_while_it_is_prepared_is_not_taken_from_its_driver() {
+    let lab = Lab::start_with(nics().vfio_driver("mlx5_vfio_pci"), |host| {
+        host.unbind(NIC);
+        host.bind(NIC, "vfio-pci").unwrap();
+    })
+    .await;
+    let vm = wants_with("vm1", NIC, &[("driver", "mlx5_vfio_pci")]);
+    let process = lab.host.process(4242, "qemu-system-x86", &["qemu-system-x86_64"]);
+    let opened = process.clone();
+    lab.host.on(Point::after_write("sys/**/driver_override"), move |_| {
+        let _ = opened.clone().opens_function(NIC);
+        mdevd_tests::fakesys::Then::Proceed
+    });
+    assert_refused(vm.prepare(&lab.manager).await, ErrorName::InUse, &[NIC, "qemu-system-x86", "4242"]);
+    assert!(!lab.writes_of(NIC).iter().any(|(file, _)| file == "unbind"), "{:?}", lab.writes_of(NIC));
+    process.vanish();
+    lab.freed(&vm).await;
+    assert_eq!(lab.bound(NIC), (Some("vfio-pci".into()), None));
+}
+
+#[tokio::test]
 async fn a_probe_that_binds_another_driver_is_rolled_back() {
     let lab = Lab::start(nics().pci_driver("thief", &[])).await;
     let vm = wants("vm1", NIC);

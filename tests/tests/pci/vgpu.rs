@@ -1,8 +1,10 @@
 //! A card whose virtual functions take vGPU types: its whole life, and what its lists let be.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use mdevd_dbus::{ErrorName, path, wire};
+use mdevd_tests::fakesys::{Fault, Op, Point};
 use mdevd_tests::harness::{Domain, claim_files, eventually, text_dict};
 
 use super::common::*;
@@ -232,6 +234,42 @@ async fn the_card_itself_is_not_given_away_under_its_functions() {
     typed("vm1", &vf, "1145").prepare(&lab.manager).await.unwrap();
     assert_refused(wants("vm2", GPU).prepare(&lab.manager).await, ErrorName::InUse, &[&vf, "domain 'vm1'"]);
     assert_refused(lab.set_num_vfs(GPU, 0).await, ErrorName::InUse, &[&vf, "domain 'vm1'"]);
+    lab.only_types_were_written();
+}
+
+#[tokio::test]
+async fn a_start_and_a_change_by_hand_do_not_come_between_each_other() {
+    let lab = Lab::start(gpu()).await;
+    let vfs = lab.vgpus();
+    let file = |vf: &str| format!("{}/nvidia/current_vgpu_type", lab.host.function_path(vf));
+    let vm = typed("vm1", &vfs[0], "1148");
+    // By hand first: nobody is promised it meanwhile.
+    let hang = lab.host.fault_at(Point::in_write(file(&vfs[0])), Fault::Hang);
+    let by_hand = lab.virtual_function(&vfs[0]).await;
+    let asked = tokio::spawn(async move { by_hand.set_vgpu_type(1148, &none()).await });
+    eventually("it is being changed", || async { hang.hanging() == 1 }).await;
+    assert_refused(vm.prepare(&lab.manager).await, ErrorName::Busy, &[&vfs[0], "try again"]);
+    hang.let_go();
+    assert!(asked.await.unwrap().unwrap());
+    assert!(lab.virtual_function(&vfs[0]).await.set_vgpu_type(0, &none()).await.unwrap());
+    // It waits for its turn while the card is at work with another, and the function is promised meanwhile.
+    let hang = lab.host.fault_at(Point::in_write(file(&vfs[1])), Fault::Hang);
+    let other = lab.virtual_function(&vfs[1]).await;
+    let sibling = tokio::spawn(async move { other.set_vgpu_type(1148, &none()).await });
+    eventually("the sibling is being changed", || async { hang.hanging() == 1 }).await;
+    let looked = lab.host.fault(Op::Read, file(&vfs[0]), Fault::Delay(Duration::ZERO));
+    let by_hand = lab.virtual_function(&vfs[0]).await;
+    let asked = tokio::spawn(async move { by_hand.set_vgpu_type(1147, &none()).await });
+    eventually("it is looked at", || async { looked.hits() > 0 }).await;
+    let promised = async {
+        eventually("it is promised", || async { lab.claim(&vm).is_some() }).await;
+        hang.let_go();
+    };
+    let (prepared, ()) = tokio::join!(vm.prepare(&lab.manager), promised);
+    prepared.unwrap();
+    assert!(sibling.await.unwrap().unwrap());
+    assert_refused(asked.await.unwrap(), ErrorName::InUse, &[&vfs[0], "domain 'vm1'"]);
+    assert_eq!(lab.host.view().vgpu_type(&vfs[0]), Some(1148));
     lab.only_types_were_written();
 }
 

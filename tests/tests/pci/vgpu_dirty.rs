@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mdevd_core::claim::ClaimState;
 use mdevd_dbus::{ErrorName, wire};
-use mdevd_tests::fakesys::{Errno, Fault, Op};
+use mdevd_tests::fakesys::{Errno, Fault, Op, Point, Then};
 use mdevd_tests::harness::{Domain, eventually, text_dict};
 
 use super::common::*;
@@ -53,13 +53,33 @@ async fn a_dirty_function_is_cleaned_only_when_nobody_holds_it() {
     // Whoever hides what it has open may have this one.
     running.closes_groups();
     let _ = running.clone().hides_fds();
-    assert_refused(vm.prepare(&lab.manager).await, ErrorName::InUse, &[&vfs[0], "4242"]);
+    assert_refused(vm.prepare(&lab.manager).await, ErrorName::Unavailable, &[&vfs[0], "4242"]);
     assert_eq!(lab.host.sys_writes(), []);
     running.vanish();
     vm.prepare(&lab.manager).await.unwrap();
     assert_eq!(lab.host.view().vgpu_type(&vfs[0]), Some(1148));
     lab.only_types_were_written();
     lab.nothing_wrong_with(&vm).await;
+}
+
+#[tokio::test]
+async fn a_dirty_function_that_is_opened_while_its_sibling_is_prepared_keeps_its_type() {
+    let lab = Lab::start(gpu()).await;
+    let vfs = lab.vgpus();
+    lab.host.set_vgpu_type(&vfs[1], 1148).unwrap();
+    let process = lab.host.process(4242, "qemu-system-x86", &["qemu-system-x86_64"]);
+    let (opened, second) = (process.clone(), vfs[1].clone());
+    let first = format!("{}/nvidia/current_vgpu_type", lab.host.function_path(&vfs[0]));
+    lab.host.on(Point::after_write(first).writing("1148"), move |_| {
+        let _ = opened.clone().opens_function(&second);
+        Then::Proceed
+    });
+    let vm = has(asks(typed("vm1", &vfs[0], "1148"), &vfs[1], &[("vgpu-type", "1148")]), &vfs[1], "no");
+    assert_refused(vm.prepare(&lab.manager).await, ErrorName::InUse, &[&vfs[1], "qemu-system-x86", "4242"]);
+    lab.freed(&vm).await;
+    assert_eq!((lab.host.view().vgpu_type(&vfs[0]), lab.host.view().vgpu_type(&vfs[1])), (None, Some(1148)));
+    process.vanish();
+    vm.prepare(&lab.manager).await.unwrap();
 }
 
 impl Lab {

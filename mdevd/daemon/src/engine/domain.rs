@@ -7,6 +7,7 @@ use std::time::Duration;
 use mdevd_core::choose::function::grant_function;
 use mdevd_core::choose::{Context, take_existing};
 use mdevd_core::claim::{Claim, ClaimState, Grant, Owner, ProcessRef, Undo};
+use mdevd_core::holders::Holders;
 use mdevd_core::hostdev::Hostdev;
 use mdevd_core::names::{DeviceKey, MdevUuid, RunId, printable};
 use mdevd_core::plan::Plan;
@@ -86,9 +87,7 @@ impl Engine {
             attributes: Vec::new(),
             force: false,
         };
-        // What undoing takes must fit before the caller's patience ends.
-        let steps_until = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f32(0.75);
-        self.make_claim(draft, steps_until).await.map(Some)
+        self.make_claim(draft, deadline).await.map(Some)
     }
 
     /// An orphaned hook speaks for a start that no longer is.
@@ -133,7 +132,11 @@ impl Engine {
                             "{key} of an earlier run of '{}' is still held by {holders}",
                             printable(&call.name)
                         );
-                        return Err(Error::new(ErrorName::InUse, message));
+                        let name = match holders {
+                            Holders::Known(_) => ErrorName::InUse,
+                            Holders::Unknown(_) => ErrorName::Unavailable,
+                        };
+                        return Err(Error::new(name, message));
                     }
                 }
                 match self.domain_runs(&call.uuid).await {

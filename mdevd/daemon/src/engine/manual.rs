@@ -191,6 +191,10 @@ impl Engine {
             let message = format!("{uuid} on {} was not made by mdevd; --force removes it all the same", mdev.parent);
             return Err(Error::new(ErrorName::Conflict, message));
         }
+        let step = Step::Remove { parent: mdev.parent.clone(), uuid };
+        // Its turn may be long in coming; what is looked at before may be otherwise then.
+        let turn = self.turn_of(&step, Instant::now() + STEP_DEADLINE).await?;
+        self.refresh_mdevs(&[uuid]).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
         match self.holders(&[device]).await.into_iter().next() {
             Some((_, holders)) if holders.none() => {}
             Some((_, holders)) => {
@@ -198,12 +202,17 @@ impl Engine {
             }
             None => return Err(Error::new(ErrorName::InUse, format!("who holds {uuid} is not known"))),
         }
-        if self.claim_of(device).is_some() {
+        let now = self.state.borrow().inventory.mdev(&uuid).map(|now| now.parent.clone());
+        if self.claim_of(device).is_some() || now.as_ref().is_some_and(|parent| *parent != mdev.parent) {
             return Err(changed_hands());
         }
+        if now.is_none() {
+            self.publish().await;
+            return Ok(false);
+        }
         tracing::info!("removing the foreign {uuid} by force");
-        let outcome =
-            self.run_step(&Step::Remove { parent: mdev.parent.clone(), uuid }, Instant::now() + STEP_DEADLINE).await;
+        let outcome = self.run_step(&turn, &step, Instant::now() + STEP_DEADLINE).await;
+        drop(turn);
         self.publish().await;
         outcome.map(|()| true).map_err(Error::from)
     }

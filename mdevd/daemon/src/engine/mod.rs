@@ -67,8 +67,9 @@ pub struct State {
     pub in_flight: BTreeSet<DeviceKey>,
     /// One change at a time per parent, per physical function and per other function, by its name in sysfs.
     pub locks: BTreeMap<String, Arc<Mutex<()>>>,
-    /// Physical functions whose number of virtual ones is being changed: nobody is promised one of those meanwhile.
-    pub changing_vfs: BTreeSet<PciAddress>,
+    /// Functions that are being changed by hand, and physical ones whose number of virtual ones is: nobody is promised one of those
+    /// meanwhile, nor what is on it.
+    pub changing: BTreeSet<PciAddress>,
     /// Why the host itself needs a PCI function, a clause each.
     pub critical: BTreeMap<PciAddress, Vec<String>>,
     /// What the host is made of, as it was at the last full look.

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use mdevd_core::choose::function::{choose_function, grant_function};
 use mdevd_core::choose::{Candidate, Reason, Refusal, Verdict, choose, take_existing};
 use mdevd_core::claim::{Claim, ClaimState, Grant, Granted, GrantedMdev, Owner, ProcessRef, Undo};
+use mdevd_core::holders::Holders;
 use mdevd_core::names::{DeviceKey, MdevUuid, ParentName, PciAddress, RunId};
 use mdevd_core::plan::{Plan, Step};
 use mdevd_core::request::{FunctionNeed, MdevNeed, Need, Wanted, WantedFunction};
@@ -181,6 +182,11 @@ impl Engine {
         let context = state.context(&claims, refused);
         let by_domain = matches!(draft.owner, Owner::Domain { .. });
         if let Some(grant) = take_existing(&context, need, by_domain)? {
+            // It may be gone in a moment.
+            if state.in_flight.contains(&grant.key()) {
+                let message = format!("{} for '{}' is being changed; try again", grant.key(), need.name);
+                return Err(Error::new(ErrorName::Busy, message));
+            }
             return Ok(grant);
         }
         let choice = choose(&context, need);
@@ -188,7 +194,12 @@ impl Engine {
             return Err(refusal.into());
         }
         let grant = choice.candidates.first().and_then(|candidate| new_device(need, candidate));
-        grant.ok_or_else(|| Error::new(ErrorName::NoCandidate, format!("no device for '{}'", need.name)))
+        let grant =
+            grant.ok_or_else(|| Error::new(ErrorName::NoCandidate, format!("no device for '{}'", need.name)))?;
+        if let Some(parent) = grant.mdev().and_then(|mdev| mdev.parent.as_str().parse().ok()) {
+            state.is_not_changing(parent)?;
+        }
+        Ok(grant)
     }
 
     fn choose_functions(
@@ -216,11 +227,7 @@ impl Engine {
         }
         for address in chosen.iter().chain(&forced) {
             let Some(function) = state.inventory.function(address) else { continue };
-            let pf = self.pf_of(*address);
-            if state.changing_vfs.contains(&pf) {
-                let message = format!("the number of virtual functions of {pf} is being changed; try again");
-                return Err(Error::new(ErrorName::Busy, message));
-            }
+            state.is_not_changing(*address)?;
             let name = match need.wanted {
                 WantedFunction::Card(_) => format!("{}.{}", need.name, address.function),
                 _ => need.name.clone(),
@@ -231,6 +238,8 @@ impl Engine {
     }
 
     async fn carry_out(self: &Rc<Self>, id: &Uuid, needs: &[Need], deadline: Instant) -> Result<()> {
+        // What undoing takes must fit before the caller's patience ends.
+        let steps_until = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f32(0.75);
         let mut refused: BTreeMap<String, Vec<(ParentName, String)>> = BTreeMap::new();
         loop {
             let Some(claim) = self.claim(id) else { return Err(cancelled()) };
@@ -241,7 +250,24 @@ impl Engine {
             if let Some(claim) = self.state.borrow_mut().claims.get_mut(id) {
                 Arc::make_mut(claim).state = ClaimState::Preparing;
             }
-            match self.run_step(&step, deadline).await {
+            let outcome = match self.turn_of(&step, steps_until).await {
+                Ok(turn) => {
+                    // Read again right before: whoever has opened it since would lose it, or keep the write waiting.
+                    if matches!(step, Step::Unbind { .. } | Step::SetVgpuType { vgpu_type: None, .. })
+                        && !step.already_done(&self.state.borrow().inventory)
+                        && let Err(error) = self.nobody_holds(&[step.device()]).await
+                    {
+                        // Of a type nothing has been changed yet: the undo must leave it to whoever uses it.
+                        if matches!(step, Step::SetVgpuType { .. }) {
+                            self.update_claim(id, |claim| keep(claim, &step))?;
+                        }
+                        return Err(error);
+                    }
+                    self.run_step(&turn, &step, steps_until).await
+                }
+                Err(error) => Err(error),
+            };
+            match outcome {
                 Ok(()) => {
                     let last = claim.plan.done + 1 == claim.plan.steps.len();
                     // The last mark and `ready` are one write, below.
@@ -304,16 +330,30 @@ impl Engine {
         if there.is_empty() {
             return Ok(());
         }
-        for (key, holders) in self.holders(&there).await {
-            if !holders.none() {
-                let what = match key {
-                    DeviceKey::Mdev(_) => "the mediated device",
-                    DeviceKey::Pci(_) => "the PCI function",
-                };
-                return Err(Error::new(ErrorName::InUse, format!("{what} {key} is in use by {holders}")));
+        self.nobody_holds(&there).await?;
+        self.drivers_are_there(&claim).await
+    }
+
+    async fn nobody_holds(&self, keys: &[DeviceKey]) -> Result<()> {
+        // Unknown counts as held, but is no owner: that one is there, and who it is, is said before all else.
+        let mut unknown = None;
+        for (key, holders) in self.holders(keys).await {
+            let what = match key {
+                DeviceKey::Mdev(_) => "the mediated device",
+                DeviceKey::Pci(_) => "the PCI function",
+            };
+            match holders {
+                Holders::Known(list) if list.is_empty() => {}
+                Holders::Known(_) => {
+                    return Err(Error::new(ErrorName::InUse, format!("{what} {key} is in use by {holders}")));
+                }
+                Holders::Unknown(why) => {
+                    let message = format!("who holds {what} {key} is not known, and it may be in use: {why}");
+                    unknown = Some(Error::new(ErrorName::Unavailable, message));
+                }
             }
         }
-        self.drivers_are_there(&claim).await
+        unknown.map_or(Ok(()), Err)
     }
 
     /// A driver that is to be bound must be loaded: mdevd loads no modules.

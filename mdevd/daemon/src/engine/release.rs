@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Engine;
-use super::steps::StepError;
+use super::steps::{STEP_DEADLINE, StepError};
 use crate::error::{Error, Result};
 
 /// How long a release waits for the removal before it answers and lets it go on behind.
@@ -220,13 +220,18 @@ impl Engine {
                 let _ = self.refresh_function(vf.pf).await;
             }
             let Some(step) = restore(&was, &self.state.borrow().inventory) else { return Given::Back };
-            // Right before the write: taking a held function from its driver would block until its user closes it.
+            // Its turn may be long in coming, and the look is to be right before the write.
+            let turn = match self.turn_of(&step, deadline).await {
+                Ok(turn) => turn,
+                Err(error) => return Given::Not(Error::from(error).message),
+            };
+            // Taking a held function from its driver would block until its user closes it.
             match self.holders(&[DeviceKey::Pci(address)]).await.into_iter().next() {
                 Some((_, holders)) if holders.none() => {}
                 Some((_, holders)) => return Given::Not(format!("{address} is still held by {holders}")),
                 None => return Given::Not(format!("who holds {address} is not known")),
             }
-            match (self.run_step(&step, deadline).await, &step) {
+            match (self.run_step(&turn, &step, deadline).await, &step) {
                 (Ok(()), _) => {}
                 // Some drivers do not take back an address that was given once. The function is free all the same.
                 (Err(StepError::Refused(error)), Step::SetVf { settings, .. }) => {
@@ -260,14 +265,19 @@ impl Engine {
         if claim.seen && self.removes_itself(&uuid).await {
             return Given::Back;
         }
-        // Right before the write: a removal of a held device would block until its user closes it.
+        let step = Step::Remove { parent: grant.parent.clone(), uuid };
+        // Its turn may be long in coming, and the look is to be right before the write.
+        let turn = match self.turn_of(&step, Instant::now() + STEP_DEADLINE).await {
+            Ok(turn) => turn,
+            Err(error) => return Given::Not(Error::from(error).message),
+        };
+        // A removal of a held device would block until its user closes it.
         match self.holders(&[key]).await.into_iter().next() {
             Some((_, holders)) if holders.none() => {}
             Some((_, holders)) => return Given::Not(format!("{uuid} is still held by {holders}")),
             None => return Given::Not(format!("who holds {uuid} is not known")),
         }
-        let step = Step::Remove { parent: grant.parent.clone(), uuid };
-        match self.run_step(&step, Instant::now() + super::steps::STEP_DEADLINE).await {
+        match self.run_step(&turn, &step, Instant::now() + STEP_DEADLINE).await {
             Ok(()) => Given::Back,
             Err(StepError::Refused(error)) if error.is_gone() => match self.refresh_mdevs(&[uuid]).await {
                 Ok(()) if self.state.borrow().inventory.mdev(&uuid).is_none() => Given::Back,

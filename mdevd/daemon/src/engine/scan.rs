@@ -253,7 +253,8 @@ impl Engine {
         }
     }
 
-    /// Looks at single devices, whether they exist and as what. One that is stuck is not read.
+    /// Looks at single devices, whether they exist and as what. One that is stuck is not read, nor one with a write in flight: what that
+    /// has done is for its own read-back to say.
     ///
     /// # Errors
     /// A sentence when one is stuck, or its look does not come back or cannot be made; what is known of it is then as it was.
@@ -261,6 +262,10 @@ impl Engine {
         for uuid in uuids {
             if let Some(why) = self.state.borrow().stuck.get(&DeviceKey::Mdev(*uuid)) {
                 return Err(format!("{uuid} is stuck: {why}"));
+            }
+            let in_flight = || self.state.borrow().in_flight.contains(&DeviceKey::Mdev(*uuid));
+            if in_flight() {
+                continue;
             }
             let half_removed = self.half_removed(uuid);
             let folder = half_removed.as_ref().map(|(folder, _)| folder.clone());
@@ -271,6 +276,8 @@ impl Engine {
                 Ok::<_, EffectError>((seen, folder.is_some_and(|folder| folder.exists())))
             };
             match self.scanner.run(look).await {
+                // It began while the look was under way: what that saw is a moment in the middle.
+                Ok(_) if in_flight() => {}
                 Ok(Ok((Some(mdev), _))) => self.state.borrow_mut().inventory.insert_mdev(mdev),
                 Ok(Ok((None, true))) => {
                     let why = half_removed.map(|(_, why)| why).unwrap_or_default();

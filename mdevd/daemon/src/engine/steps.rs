@@ -10,7 +10,7 @@ use mdevd_core::plan::{Step, Write};
 use mdevd_dbus::ErrorName;
 use mdevd_host::error::EffectError;
 use mdevd_host::write::{InFlight, WriteOutcome};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 
 use super::Engine;
@@ -79,19 +79,24 @@ pub fn parse_busy_key(key: &str) -> Option<(DeviceKey, Option<ParentName>)> {
     Some((DeviceKey::Mdev(key.strip_prefix("mdev.")?.parse().ok()?), None))
 }
 
-/// The lock of what a step changes, held while it is made.
+/// The lock of what a step changes, held while it is made. What the kernel says of a parent meanwhile is passed over, and a parent's other
+/// types may draw on the same stock, so that its end is an event.
 #[derive(Debug)]
 pub struct Turn {
     _guard: OwnedMutexGuard<()>,
+    parent: Option<(ParentName, mpsc::UnboundedSender<Event>)>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some((parent, events)) = self.parent.take() {
+            // An error means that the daemon is stopping.
+            let _ = events.send(Event::Parent(parent));
+        }
+    }
 }
 
 impl Engine {
-    /// Makes one step and reads its effect back.
-    pub async fn run_step(self: &Rc<Self>, step: &Step, deadline: Instant) -> Result<(), StepError> {
-        let turn = self.turn_of(step, deadline).await?;
-        self.run_step_in(&turn, step, deadline).await
-    }
-
     /// Waits for the turn to change what a step changes.
     pub async fn turn_of(&self, step: &Step, deadline: Instant) -> Result<Turn, StepError> {
         let (name, lock) = {
@@ -101,22 +106,21 @@ impl Engine {
             (name, lock)
         };
         match tokio::time::timeout_at(deadline, lock.lock_owned()).await {
-            Ok(guard) => Ok(Turn { _guard: guard }),
+            Ok(guard) => {
+                let parent = step.parent().map(|parent| (parent.clone(), self.events.clone()));
+                Ok(Turn { _guard: guard, parent })
+            }
             Err(_) => Err(StepError::TimedOut(format!("another change on {name} did not end in time; try again"))),
         }
     }
 
-    /// The same as [`Self::run_step`], for one of several steps that nothing may come between.
-    pub async fn run_step_in(self: &Rc<Self>, _: &Turn, step: &Step, deadline: Instant) -> Result<(), StepError> {
+    /// Makes one step and reads its effect back, in its turn. Whoever holds a device is looked for in that turn, right before.
+    pub async fn run_step(self: &Rc<Self>, _: &Turn, step: &Step, deadline: Instant) -> Result<(), StepError> {
         let outcome = self.run_step_alone(step, deadline).await;
-        // A parent's other types may draw on the same stock, and a function's siblings on the same card.
-        let event = match (step.parent(), step.device()) {
-            (Some(parent), _) => Event::Parent(parent.clone()),
-            (None, DeviceKey::Pci(address)) => Event::Card(address),
-            (None, DeviceKey::Mdev(_)) => return outcome,
-        };
-        // An error means that the daemon is stopping.
-        let _ = self.events.send(event);
+        if let DeviceKey::Pci(address) = step.device() {
+            // Its siblings may draw on the same card. An error means that the daemon is stopping.
+            let _ = self.events.send(Event::Card(address));
+        }
         outcome
     }
 

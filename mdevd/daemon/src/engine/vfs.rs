@@ -1,21 +1,22 @@
 //! How many virtual functions a physical one has, and functions that are bound by hand.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mdevd_core::choose::function::critical;
-use mdevd_core::claim::Owner;
+use mdevd_core::claim::{Claim, ClaimState, Grant, Owner};
 use mdevd_core::function::{Function, PhysicalFunction, Role, VfSettings};
-use mdevd_core::names::{DeviceKey, DriverName, PciAddress, VgpuTypeId, printable};
+use mdevd_core::names::{DeviceKey, DriverName, ParentName, PciAddress, VgpuTypeId, printable};
 use mdevd_core::plan::{Step, is_vfio, settings_of};
 use mdevd_core::request::{FunctionNeed, FunctionOptions, Need, WantedFunction, XmlOptions};
 use mdevd_dbus::ErrorName;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Engine;
 use super::prepare::Draft;
-use super::steps::Turn;
+use super::steps::{STEP_DEADLINE, Turn};
+use super::{Engine, State};
 use crate::error::{Error, Result};
 
 /// How long a change that somebody asks for by hand may take, if they do not say; D-Bus clients usually wait for 25 s.
@@ -47,9 +48,9 @@ impl Engine {
         let deadline = Instant::now() + timeout.unwrap_or(DEADLINE).min(LONGEST);
         let turn = self.turn_of(&Step::SetNumVfs { pf, count }, deadline).await.map_err(Error::from)?;
         // Before anybody's claim is looked for: one that comes later is refused, and one that came earlier is seen.
-        self.state.borrow_mut().changing_vfs.insert(pf);
+        self.state.borrow_mut().changing.insert(pf);
         let outcome = self.change_num_vfs(&turn, pf, count, autoprobe, deadline).await;
-        self.state.borrow_mut().changing_vfs.remove(&pf);
+        self.state.borrow_mut().changing.remove(&pf);
         outcome
     }
 
@@ -82,12 +83,27 @@ impl Engine {
             steps.extend((count > 0).then_some(Step::SetNumVfs { pf, count }));
         }
         for step in &steps {
-            let outcome = self.run_step_in(turn, step, deadline).await;
-            if let Err(error) = outcome {
-                self.refresh_card(pf).await;
-                self.publish().await;
-                return Err(error.into());
+            let Err(error) = self.run_step(turn, step, deadline).await else { continue };
+            let mut error = Error::from(error);
+            if let (Step::SetNumVfs { .. }, Some(on)) = (step, rebind) {
+                // Whoever asked for both has got neither. One that is stuck is not written to.
+                let back = Step::SetAutoprobe { pf, on: !on };
+                if let Err(why) = self.run_step(turn, &back, Instant::now() + STEP_DEADLINE).await {
+                    error.message = format!("{}; besides, cannot {back}: {}", error.message, Error::from(why).message);
+                }
             }
+            self.refresh_card(pf).await;
+            let left = self
+                .state
+                .borrow()
+                .inventory
+                .function(&pf)
+                .and_then(|pf| self::physical(pf).ok().map(PhysicalFunction::num_vfs));
+            if let Some(left) = left.filter(|left| *left != now) {
+                error.message = format!("{}; {pf} had {now} virtual functions and has {left} now", error.message);
+            }
+            self.publish().await;
+            return Err(error);
         }
         self.publish().await;
         Ok(true)
@@ -143,12 +159,21 @@ impl Engine {
             }
         }
         for parent in vfs.iter().chain([&address]) {
-            let mdevs = parent.to_string().parse().map_or(0, |parent| state.inventory.mdevs_on(&parent).count());
+            let Ok(parent) = parent.to_string().parse::<ParentName>() else { continue };
+            let mdevs = state.inventory.mdevs_on(&parent).count();
             if mdevs > 0 {
                 return refuse(
                     ErrorName::InUse,
                     format!("{parent} carries {mdevs} mediated devices; remove those first"),
                 );
+            }
+            // Also one that is not made yet.
+            let promised =
+                |claim: &&Arc<Claim>| claim.grants.iter().filter_map(Grant::mdev).any(|mdev| mdev.parent == parent);
+            if let Some(claim) = state.claims.values().find(promised) {
+                let message =
+                    format!("a mediated device on {parent} is promised to {}; stop or release that first", claim.owner);
+                return refuse(ErrorName::InUse, message);
             }
         }
         Ok(())
@@ -221,14 +246,8 @@ impl Engine {
         let Role::Vf { pf, index } = function.role else {
             return Err(Error::new(ErrorName::NotSupported, format!("{address} is no virtual function")));
         };
-        self.nobody_has(address)?;
-        let pf = self.function_now(pf).await?;
-        let now = settings_of(&pf, index).unwrap_or_default();
-        let settings = settings.changed_from(&now);
-        if settings.is_empty() {
-            return Ok(false);
-        }
-        self.change_by_hand(&[Step::SetVf { address, pf: pf.address, index, settings }]).await
+        self.function_now(pf).await?;
+        self.change_by_hand(address, Step::SetVf { address, pf, index, settings }).await
     }
 
     /// Gives a function one of the vendor's vGPU types, or takes it away. False when it is so already.
@@ -237,23 +256,10 @@ impl Engine {
     /// `InUse` when a claim has it, or somebody has it open; `NoCapacity` when its card does not offer the type now.
     pub async fn set_vgpu_type(self: &Rc<Self>, address: PciAddress, vgpu_type: Option<VgpuTypeId>) -> Result<bool> {
         let function = self.function_now(address).await?;
-        let Some(types) = &function.vgpu else {
+        if function.vgpu.is_none() {
             return Err(Error::new(ErrorName::NotSupported, format!("{address} has no vGPU types")));
-        };
-        if types.current == vgpu_type {
-            return Ok(false);
         }
-        self.nobody_has(address)?;
-        match self.holders(&[DeviceKey::Pci(address)]).await.into_iter().next() {
-            Some((_, holders)) if holders.none() => {}
-            Some((_, holders)) => {
-                return Err(Error::new(ErrorName::InUse, format!("{address} is in use by {holders}; stop that first")));
-            }
-            None => return Err(Error::new(ErrorName::InUse, format!("who holds {address} is not known"))),
-        }
-        let mut steps = vec![Step::SetVgpuType { address, vgpu_type: None }];
-        steps.extend(vgpu_type.is_some().then_some(Step::SetVgpuType { address, vgpu_type }));
-        self.change_by_hand(&steps).await
+        self.change_by_hand(address, Step::SetVgpuType { address, vgpu_type }).await
     }
 
     fn nobody_has(&self, address: PciAddress) -> Result<()> {
@@ -266,22 +272,60 @@ impl Engine {
         }
     }
 
-    async fn change_by_hand(self: &Rc<Self>, steps: &[Step]) -> Result<bool> {
+    /// Makes a step on a function that nobody has, and sees to it that nobody gets it meanwhile. False when it is done already.
+    async fn change_by_hand(self: &Rc<Self>, address: PciAddress, step: Step) -> Result<bool> {
         let deadline = Instant::now() + DEADLINE;
-        let mut changed = false;
-        for step in steps {
-            if step.already_done(&self.state.borrow().inventory) {
-                continue;
-            }
-            let outcome = self.run_step(step, deadline).await;
-            if outcome.is_err() {
-                self.publish().await;
-            }
-            outcome?;
-            changed = true;
-        }
+        let turn = self.turn_of(&step, deadline).await.map_err(Error::from)?;
+        // Before anybody's claim is looked for: one that comes later is refused, and one that came earlier is seen.
+        self.state.borrow_mut().changing.insert(address);
+        let outcome = self.change_in(&turn, address, step, deadline).await;
+        self.state.borrow_mut().changing.remove(&address);
         self.publish().await;
-        Ok(changed)
+        outcome
+    }
+
+    async fn change_in(
+        self: &Rc<Self>,
+        turn: &Turn,
+        address: PciAddress,
+        step: Step,
+        deadline: Instant,
+    ) -> Result<bool> {
+        if step.already_done(&self.state.borrow().inventory) {
+            return Ok(false);
+        }
+        self.nobody_has(address)?;
+        let steps = match step {
+            Step::SetVf { pf, index, settings, .. } => {
+                // Only what differs: some drivers refuse what is so already.
+                let state = self.state.borrow();
+                let now = state.inventory.function(&pf).and_then(|pf| settings_of(pf, index)).unwrap_or_default();
+                let settings = settings.changed_from(&now);
+                if settings.is_empty() {
+                    return Ok(false);
+                }
+                vec![Step::SetVf { address, pf, index, settings }]
+            }
+            step => {
+                match self.holders(&[DeviceKey::Pci(address)]).await.into_iter().next() {
+                    Some((_, holders)) if holders.none() => {}
+                    Some((_, holders)) => {
+                        let message = format!("{address} is in use by {holders}; stop that first");
+                        return Err(Error::new(ErrorName::InUse, message));
+                    }
+                    None => return Err(Error::new(ErrorName::InUse, format!("who holds {address} is not known"))),
+                }
+                // The list of types that can be had is short until the present one is taken away.
+                vec![Step::SetVgpuType { address, vgpu_type: None }, step]
+            }
+        };
+        for step in &steps {
+            // Of two that are the same the second is done with the first.
+            if !step.already_done(&self.state.borrow().inventory) {
+                self.run_step(turn, step, deadline).await?;
+            }
+        }
+        Ok(true)
     }
 
     /// Binds a function to a driver that gives it to VMs, under a manual claim that remembers what it was. False when it is so already.
@@ -300,18 +344,12 @@ impl Engine {
                 "{driver} is not a VFIO driver; a function goes back to its own driver by 'hostdevctl restore {address}'"
             )));
         }
-        let key = DeviceKey::Pci(address);
-        {
-            let state = self.state.borrow();
-            let same = |claim: &&std::sync::Arc<mdevd_core::claim::Claim>| {
-                let grant = claim.grant(key).and_then(|grant| grant.function());
-                matches!(claim.owner, Owner::Manual { .. })
-                    && claim.owner_uid == uid
-                    && grant.is_some_and(|function| function.driver.as_ref() == Some(&driver))
-            };
-            if state.claims.values().any(|claim| same(&claim)) {
-                return Ok(false);
-            }
+        let function = self.function_now(address).await?;
+        let own = self.claim_of(DeviceKey::Pci(address)).is_some_and(|claim| {
+            matches!(claim.owner, Owner::Manual { .. }) && claim.owner_uid == uid && claim.state == ClaimState::Ready
+        });
+        if own && function.driver.as_ref() == Some(&driver) {
+            return Ok(false);
         }
         let need = FunctionNeed {
             name: "bind".into(),
@@ -336,10 +374,36 @@ impl Engine {
     /// Ends the manual claim that a function is in, and with it brings it back to its driver. False when there is none.
     ///
     /// # Errors
-    /// Those of a release.
+    /// Those of a release; `Conflict` when other devices would go back with it.
     pub async fn restore_function(self: &Rc<Self>, address: PciAddress) -> Result<bool> {
         let Some(claim) = self.claim_of(DeviceKey::Pci(address)) else { return Ok(false) };
+        if matches!(claim.owner, Owner::Manual { .. }) && claim.grants.len() > 1 {
+            let message = format!(
+                "{address} is one of {} devices of {}, which go back together: hostdevctl release {}",
+                claim.grants.len(),
+                claim.owner,
+                claim.id
+            );
+            return Err(Error::new(ErrorName::Conflict, message));
+        }
         self.release_claim(&claim.id, false).await
+    }
+}
+
+impl State {
+    /// Whether a function, or what is on it, may be promised now.
+    ///
+    /// # Errors
+    /// `Busy` while it, or how many virtual functions its physical one has, is being changed by hand.
+    pub fn is_not_changing(&self, address: PciAddress) -> Result<()> {
+        let pf = match self.inventory.function(&address).map(|function| &function.role) {
+            Some(Role::Vf { pf, .. }) => *pf,
+            _ => address,
+        };
+        match [address, pf].into_iter().find(|function| self.changing.contains(function)) {
+            Some(function) => Err(Error::new(ErrorName::Busy, format!("{function} is being changed; try again"))),
+            None => Ok(()),
+        }
     }
 }
 
