@@ -6,6 +6,7 @@
 mod faults_common;
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use faults_common::*;
 use mdevd_dbus::ErrorName;
@@ -146,6 +147,63 @@ async fn words_of_an_earlier_run_change_nothing() {
     assert_eq!(claim_files(&stage.host).len(), 1);
     assert!(release(&second).await.unwrap());
     stage.wait_clean().await;
+}
+
+/// A start waits for the end of an earlier run, and its libvirt daemon dies meanwhile: it takes nothing from the start that the next one
+/// makes.
+#[tokio::test]
+async fn a_start_whose_libvirt_daemon_dies_while_it_waits() {
+    let stage = Stage::start(two_cards()).await;
+    let libvirtd = stage.host.process(900, "libvirtd", &["libvirtd"]).started(5000);
+    let domain = Domain::wants("vm", &[GOLD]);
+    domain.prepare(&stage.manager).await.unwrap();
+    let hang = stage.host.fault(Op::Write, "sys/**/remove", Fault::Hang);
+    let end = releasing(&stage, &domain);
+    met(&hang, 1).await;
+    let looks = stage.host.fault(Op::Read, "proc/900/stat", Fault::Delay(Duration::ZERO));
+    let orphan = {
+        let (manager, domain) = (stage.manager.clone(), domain.clone());
+        tokio::spawn(async move {
+            let options = HashMap::from([
+                ("pid", 900u32.into()),
+                ("start-time", 5000u64.into()),
+                ("timeout-ms", 20_000u32.into()),
+            ]);
+            let uuid = domain.uuid.to_string();
+            manager.prepare_domain(&uuid, &domain.name, &domain.requests, &domain.hostdevs, &options).await
+        })
+    };
+    met(&looks, 1).await;
+    // The next look waits for that one.
+    stage.reconcile().await;
+    libvirtd.vanish();
+    hang.let_go();
+    assert!(end.await.unwrap().unwrap());
+    let (error, message) = refused(orphan.await.unwrap());
+    assert_eq!(error, ErrorName::Unavailable, "{message}");
+    assert!(message.contains("'vm'") && message.contains("900"), "{message}");
+    stage.wait_clean().await;
+}
+
+/// A claim that is made when its caller has gone would be kept for nobody.
+#[tokio::test]
+async fn nothing_is_promised_to_a_caller_who_has_given_up() {
+    let stage = Stage::start(two_cards()).await;
+    let domain = Domain::wants("vm", &[GOLD]);
+    stage.host.create_mdev(A, GOLD, domain.mdevs[0]).unwrap();
+    stage.wait_mdev(domain.mdevs[0], "ok").await;
+    // All of this is kept back for the answer's way.
+    let (error, message) = refused(domain.prepare_within(&stage.manager, 250).await);
+    assert_eq!(error, ErrorName::TimedOut, "{message}");
+    assert!(claim_files(&stage.host).is_empty());
+    // Who holds it is looked at under a claim already, and takes longer than there is time.
+    let slow = stage.host.fault(Op::List, "proc", Fault::Delay(Duration::from_millis(1500)));
+    let (error, message) = refused(domain.prepare_within(&stage.manager, 1250).await);
+    assert_eq!(error, ErrorName::TimedOut, "{message}");
+    slow.let_go();
+    stage.wait_no_claims().await;
+    assert_eq!(stage.host.mdevs(), [(domain.mdevs[0], A.into(), GOLD.into())]);
+    domain.prepare(&stage.manager).await.unwrap();
 }
 
 #[tokio::test]

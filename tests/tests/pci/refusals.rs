@@ -1,7 +1,7 @@
 //! What is not given to a VM, and what is said about it: nothing is written, and nothing is promised.
 
 use mdevd_dbus::{ErrorName, Options, wire};
-use mdevd_tests::fakesys;
+use mdevd_tests::fakesys::{self, Fault, Op};
 use mdevd_tests::harness::{Domain, claim_files, text_dict};
 
 use super::common::*;
@@ -74,6 +74,31 @@ async fn what_is_mounted_now_counts_and_not_what_was_at_first() {
 }
 
 #[tokio::test]
+async fn while_a_look_at_what_the_host_needs_hangs_nothing_is_written() {
+    let disk = nics().function(DISKS[0]).class(0x01_0802).driver("nvme");
+    let mut hang = None;
+    let lab = Lab::start_with(disk, |host| {
+        host.set_num_vfs(PF, 1).unwrap();
+        host.disk(DISKS[0], "nvme0n1", "259:0");
+        host.set_text("proc/1/mountinfo", "22 1 259:0 / / rw,relatime shared:1 - ext4 /dev/nvme0n1 rw\n");
+        hang = Some(host.fault(Op::Read, "proc/1/mountinfo", Fault::Hang));
+    })
+    .await;
+    let words = ["what the host itself needs", "does not come back"];
+    let (vm, disk) = (wants("vm1", DISKS[0]), lab.function(DISKS[0]).await);
+    lab.refuses(&vm, ErrorName::Stuck, &words).await;
+    assert_refused(disk.bind("vfio-pci", &none()).await, ErrorName::Stuck, &words);
+    assert_refused(lab.set_num_vfs(PF, 0).await, ErrorName::Stuck, &words);
+    assert_eq!((lab.host.sys_writes(), lab.bound(DISKS[0]).0.as_deref()), (vec![], Some("nvme")));
+    let listed = |problems: &[String]| problems.iter().any(|problem| problem.starts_with("host: what the host itself"));
+    assert!(listed(&lab.problems().await), "{:?}", lab.problems().await);
+    hang.unwrap().let_go();
+    lab.refuses(&vm, ErrorName::HostCritical, &["/ on nvme0n1"]).await;
+    assert!(lab.set_num_vfs(PF, 0).await.unwrap());
+    lab.nothing_left().await;
+}
+
+#[tokio::test]
 async fn the_card_with_the_default_route() {
     let lab = Lab::start_with(nics(), |host| {
         host.set_num_vfs(PF, 2).unwrap();
@@ -94,6 +119,19 @@ async fn the_card_with_the_default_route() {
         wants("vm1", free).prepare(&lab.manager).await.unwrap();
         assert!(lab.function(free).await.host_critical().await.unwrap().is_empty());
     }
+}
+
+/// libvirt's hook lets a domain start with a function that it does not request, unless somebody else has it.
+#[tokio::test]
+async fn that_somebody_else_has_one_of_them_is_said_first() {
+    let lab = Lab::start_with(nics(), |host| {
+        host.set_text("proc/net/route", &default_route("enp3s0"));
+    })
+    .await;
+    let both = has(asks(wants("vm1", NIC), PF, &[]), PF, "no");
+    lab.refuses(&both, ErrorName::HostCritical, &[NIC]).await;
+    wants("vm2", PF).prepare(&lab.manager).await.unwrap();
+    lab.refuses(&both, ErrorName::InUse, &[PF, "domain 'vm2'"]).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use mdevd_core::claim::{ClaimState, Undo};
 use mdevd_dbus::{ErrorName, path, wire};
-use mdevd_tests::fakesys;
+use mdevd_tests::fakesys::{self, Fault, Point};
 use mdevd_tests::harness::{Domain, claim_files, eventually, text_dict};
 
 use super::common::*;
@@ -187,6 +187,10 @@ async fn functions_of_one_group_go_together_or_not_at_all() {
     assert_eq!(lab.host.sys_writes(), []);
     // Two requests of one domain.
     let both = has(asks(wants("vm1", CARD[0]), CARD[1], &[]), CARD[1], "no");
+    let requests = CARD.map(|address| text_dict(&[("name", &address.replace([':', '.'], "-")), ("address", address)]));
+    let explained = lab.manager.explain(&requests, &none()).await.unwrap();
+    let verdicts: Vec<_> = explained.iter().map(|one| wire::text(one, "verdict")).collect();
+    assert_eq!(verdicts, ["chosen", "chosen"], "{explained:?}");
     both.prepare(&lab.manager).await.unwrap();
     let other = wants("vm2", CARD[1]);
     assert_refused(other.prepare(&lab.manager).await, ErrorName::InUse, &[CARD[1], "domain 'vm1'"]);
@@ -311,8 +315,20 @@ async fn a_function_that_somebody_has_open_is_not_given_away() {
     lab.nothing_left().await;
     // Whoever cannot be looked into may have it open.
     let _ = lab.host.process(4242, "qemu-system-x86", &["qemu"]).hides_fds();
-    assert_refused(wants("vm1", NIC).prepare(&lab.manager).await, ErrorName::InUse, &[NIC, "4242"]);
+    assert_refused(wants("vm1", NIC).prepare(&lab.manager).await, ErrorName::Unavailable, &[NIC, "4242"]);
     assert_eq!(lab.host.sys_writes(), []);
+}
+
+#[tokio::test]
+async fn an_earlier_run_that_still_holds_it_or_may() {
+    let lab = Lab::start(nics()).await;
+    let vm = wants("vm1", NIC);
+    vm.prepare(&lab.manager).await.unwrap();
+    let running = qemu(&lab.host, 4242, NIC);
+    assert_refused(vm.prepare(&lab.manager).await, ErrorName::InUse, &[NIC, "'vm1'", "qemu-system-x86", "4242"]);
+    let _ = running.hides_fds();
+    assert_refused(vm.prepare(&lab.manager).await, ErrorName::Unavailable, &[NIC, "'vm1'", "4242"]);
+    assert_eq!(lab.claim(&vm).unwrap().state, ClaimState::Ready);
 }
 
 #[tokio::test]
@@ -339,6 +355,59 @@ async fn by_hand_and_back() {
     assert_refused(nic.restore(&none()).await, ErrorName::Conflict, &["domain 'vm1'"]);
     assert_refused(nic.bind("vfio-pci", &none()).await, ErrorName::InUse, &["domain 'vm1'"]);
     assert_eq!(lab.bound(NIC), on("vfio-pci", Some("vfio-pci")));
+}
+
+#[tokio::test]
+async fn bound_by_hand_once_is_not_bound_for_ever() {
+    let lab = Lab::start(nics()).await;
+    let nic = lab.function(NIC).await;
+    assert!(nic.bind("vfio-pci", &none()).await.unwrap());
+    // Somebody else has taken it away.
+    lab.host.unbind(NIC);
+    eventually("it is unbound", || async { nic.driver().await.unwrap().is_empty() }).await;
+    assert_refused(nic.bind("vfio-pci", &none()).await, ErrorName::InUse, &[NIC, "manual claim"]);
+    lab.host.bind(NIC, "vfio-pci").unwrap();
+    assert!(!nic.bind("vfio-pci", &none()).await.unwrap());
+    // On its way back it is still there for a moment.
+    let hang = lab.host.fault_at(Point::in_write("sys/bus/pci/drivers/vfio-pci/unbind"), Fault::Hang);
+    let back = lab.function(NIC).await;
+    let asked = tokio::spawn(async move { back.restore(&none()).await });
+    eventually("it is being given back", || async { hang.hanging() == 1 }).await;
+    assert_refused(nic.bind("vfio-pci", &none()).await, ErrorName::InUse, &[NIC, "manual claim"]);
+    hang.let_go();
+    assert!(asked.await.unwrap().unwrap());
+    assert_eq!(lab.bound(NIC), on("e1000e", None));
+}
+
+#[tokio::test]
+async fn one_of_several_does_not_take_the_others_back_with_it() {
+    let lab = Lab::start(nics()).await;
+    let requests = [text_dict(&[("name", "card"), ("address", WHOLE_CARD)])];
+    let path = lab.manager.acquire(&requests, &none()).await.unwrap();
+    let claim = mdevd_dbus::ClaimProxy::builder(&lab.connection).path(path).build().await.unwrap();
+    let id = claim.id().await.unwrap();
+    lab.host.clear_log();
+    for address in CARD {
+        let restore = lab.function(address).await.restore(&none()).await;
+        let words = [address, "one of 2 devices", "manual claim", "hostdevctl release", &id];
+        assert_refused(restore, ErrorName::Conflict, &words);
+    }
+    assert_eq!(lab.host.sys_writes(), []);
+    assert!(claim.release(&none()).await.unwrap());
+    assert_eq!((lab.bound(CARD[0]), lab.bound(CARD[1])), (on("nouveau", None), on("snd_hda_intel", None)));
+}
+
+#[tokio::test]
+async fn what_is_chosen_of_many_is_looked_at_first() {
+    let lab = Lab::start_with(nics(), |host| host.set_num_vfs(PF, 2).unwrap()).await;
+    // No event speaks of it.
+    lab.host.set_override(VFS[0], Some("igbvf"));
+    let requests = [text_dict(&[("name", "a"), ("kind", "vf"), ("pf", PF)])];
+    let path = lab.manager.acquire(&requests, &none()).await.unwrap();
+    assert_eq!(lab.bound(VFS[0]).0.as_deref(), Some("vfio-pci"));
+    let claim = mdevd_dbus::ClaimProxy::builder(&lab.connection).path(path).build().await.unwrap();
+    assert!(claim.release(&none()).await.unwrap());
+    assert_eq!(lab.bound(VFS[0]), on("igbvf", Some("igbvf")));
 }
 
 #[tokio::test]

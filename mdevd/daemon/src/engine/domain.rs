@@ -74,6 +74,8 @@ impl Engine {
         self.caller_lives(&call).await?;
         self.take_released_marks().await;
         self.end_earlier_run(&call, deadline).await?;
+        // That may have taken long enough for the libvirt daemon to be restarted and to ask again.
+        self.caller_lives(&call).await?;
         if needs.is_empty() {
             return Ok(None);
         }

@@ -46,19 +46,20 @@ pub struct Draft {
 const TRY_ELSEWHERE: [Errno; 4] = [Errno::NOSPC, Errno::BUSY, Errno::AGAIN, Errno::USERS];
 
 impl Engine {
-    /// Makes a claim and its devices, or leaves nothing behind.
+    /// Makes a claim and its devices, or leaves nothing behind. Past the deadline nobody waits for the answer any more, so that a claim
+    /// would be kept for nobody.
     pub async fn make_claim(self: &Rc<Self>, draft: Draft, deadline: Instant) -> Result<Arc<Claim>> {
         self.look_at_needs(&draft.needs).await?;
+        self.look_at_choice(&draft).await?;
         let id = draft.id;
-        let needs = draft.needs.clone();
-        if let Err(error) = self.reserve(draft) {
+        if let Err(error) = in_time(deadline).and_then(|()| self.reserve(&draft)) {
             // The look may have found something new.
             self.publish().await;
             return Err(error);
         }
         let quick = self.publish_unless_quick();
         let outcome = match self.nobody_holds_what_was_there(&id).await {
-            Ok(()) => self.carry_out(&id, &needs, deadline).await,
+            Ok(()) => self.carry_out(&id, &draft.needs, deadline).await,
             Err(error) => {
                 // Nothing was begun, and what others have open is none of ours to bring back.
                 self.drop_claim(&id);
@@ -98,7 +99,7 @@ impl Engine {
                     meant.insert(*address);
                 }
                 WantedFunction::Card(card) => meant.extend((0..8).map(|number| card.function(number))),
-                // Every one was looked at when the kernel last spoke of it.
+                // What is chosen of many is looked at once it is known.
                 WantedFunction::Any { .. } => {}
             }
         }
@@ -122,41 +123,33 @@ impl Engine {
         Ok(())
     }
 
-    /// Chooses for every need and puts the claim on disk, without a wait in between: nobody else can choose meanwhile.
-    fn reserve(&self, draft: Draft) -> Result<()> {
-        let mut claim = Claim {
-            id: draft.id,
-            owner: draft.owner,
-            owner_uid: draft.owner_uid,
-            run: RunId(Uuid::new_v4()),
-            state: ClaimState::Planned,
-            created: unix_now(),
-            process: draft.process,
-            seen: false,
-            grants: Vec::new(),
-            plan: Plan::default(),
-            problem: String::new(),
-        };
-        // What goes to the same VM may share an IOMMU group.
-        let together: BTreeSet<PciAddress> = draft.needs.iter().filter_map(fixed_function).collect();
-        for need in &draft.needs {
-            match need {
-                Need::Mdev(need) => {
-                    let mut grant = self.choose_grant(need, &claim, &[])?;
-                    if grant.undo == Undo::Remove
-                        && let Some(mdev) = grant.mdev_mut()
-                    {
-                        mdev.attributes.clone_from(&draft.attributes);
-                    }
-                    claim.grants.push(grant);
-                }
-                Need::Function(need) => {
-                    let grants = self.choose_functions(need, &claim, &together, draft.force)?;
-                    claim.grants.extend(grants);
+    /// The kernel speaks neither of an override, nor of a vGPU type, nor of what is set of a virtual function: what would be chosen of many
+    /// is looked at before it is, as often as the look makes it another.
+    async fn look_at_choice(self: &Rc<Self>, draft: &Draft) -> Result<()> {
+        let of_many = |need: &FunctionNeed| matches!(need.wanted, WantedFunction::Any { .. });
+        if !draft.needs.iter().any(|need| matches!(need, Need::Function(need) if of_many(need))) {
+            return Ok(());
+        }
+        let mut seen = BTreeSet::new();
+        // Why nothing can be chosen is said when it is.
+        while let Ok(claim) = self.choose_all(draft) {
+            let functions = claim.grants.iter().filter_map(Grant::function).map(|function| function.address);
+            let new: Vec<PciAddress> = functions.filter(|address| seen.insert(*address)).collect();
+            if new.is_empty() {
+                break;
+            }
+            for address in new {
+                for function in [self.pf_of(address), address] {
+                    self.refresh_function(function).await.map_err(|why| Error::new(ErrorName::Stuck, why))?;
                 }
             }
         }
-        claim.plan = Plan::prepare(&claim.grants);
+        Ok(())
+    }
+
+    /// Chooses for every need and puts the claim on disk, without a wait in between: nobody else can choose meanwhile.
+    fn reserve(&self, draft: &Draft) -> Result<()> {
+        let claim = self.choose_all(draft)?;
         if self.state.borrow().claims.contains_key(&claim.id) {
             return Err(Error::new(
                 ErrorName::Busy,
@@ -173,6 +166,50 @@ impl Engine {
         state.working.insert(claim.id);
         state.claims.insert(claim.id, Arc::new(claim));
         Ok(())
+    }
+
+    /// The claim as it would be now.
+    fn choose_all(&self, draft: &Draft) -> Result<Claim> {
+        let mut claim = Claim {
+            id: draft.id,
+            owner: draft.owner.clone(),
+            owner_uid: draft.owner_uid,
+            run: RunId(Uuid::new_v4()),
+            state: ClaimState::Planned,
+            created: unix_now(),
+            process: draft.process,
+            seen: false,
+            grants: Vec::new(),
+            plan: Plan::default(),
+            problem: String::new(),
+        };
+        // What goes to the same VM may share an IOMMU group.
+        let together: BTreeSet<PciAddress> = draft.needs.iter().filter_map(fixed_function).collect();
+        let mut refused = None;
+        for need in &draft.needs {
+            let chosen = match need {
+                Need::Mdev(need) => self.choose_grant(need, &claim, &[]).map(|mut grant| {
+                    if grant.undo == Undo::Remove
+                        && let Some(mdev) = grant.mdev_mut()
+                    {
+                        mdev.attributes.clone_from(&draft.attributes);
+                    }
+                    vec![grant]
+                }),
+                Need::Function(need) => self.choose_functions(need, &claim, &together, draft.force),
+            };
+            match chosen {
+                Ok(grants) => claim.grants.extend(grants),
+                // That somebody else has one is said before all else: the hook lets a domain start over less.
+                Err(error) if error.name == ErrorName::InUse => return Err(error),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        claim.plan = Plan::prepare(&claim.grants);
+        Ok(claim)
     }
 
     fn choose_grant(&self, need: &MdevNeed, draft: &Claim, refused: &[(ParentName, String)]) -> Result<Grant> {
@@ -298,6 +335,7 @@ impl Engine {
             }
         }
         self.nobody_released(id)?;
+        in_time(deadline)?;
         self.update_claim(id, |claim| claim.state = ClaimState::Ready)
     }
 
@@ -447,6 +485,14 @@ fn keep(claim: &mut Claim, step: &Step) {
     for grant in claim.grants.iter_mut().filter(|grant| grant.key() == step.device()) {
         grant.undo = Undo::Keep;
     }
+}
+
+fn in_time(deadline: Instant) -> Result<()> {
+    if Instant::now() < deadline {
+        return Ok(());
+    }
+    let message = "looking at the host took longer than the caller waits; nothing is promised; try again";
+    Err(Error::new(ErrorName::TimedOut, message))
 }
 
 fn cancelled() -> Error {
