@@ -6,6 +6,7 @@
 mod faults_common;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use faults_common::*;
 use mdevd_dbus::ErrorName;
@@ -88,6 +89,46 @@ async fn a_create_that_hangs_and_then_fails() {
     assert_eq!(stage.writes(), [(A.into(), "create", Some(Errno::INVAL))]);
 }
 
+/// Its device is there all the same: somebody else has made it while the write hung, and it is theirs.
+#[tokio::test]
+async fn a_create_that_hangs_and_then_finds_a_strangers_device() {
+    let stage = Stage::start(two_cards()).await;
+    let hang = create_hangs(&stage.host, A);
+    let domain = wants_on("vm", A);
+    assert_eq!(refused(domain.prepare_within(&stage.manager, 3000).await).0, ErrorName::TimedOut);
+    stage.wait_claim(domain.uuid, "failed").await;
+    stage.host.create_mdev(A, GOLD, domain.mdevs[0]).unwrap();
+    hang.let_go_with(Errno::EXIST);
+    stage.wait_no_claims().await;
+    stage.wait_parent(A, "ok").await;
+    assert_eq!(stage.host.mdevs(), [(domain.mdevs[0], A.into(), GOLD.into())]);
+    assert_eq!(stage.writes(), [(A.into(), "create", Some(Errno::EXIST))]);
+}
+
+/// A write that is begun at the last moment has not hung when it does not come back.
+#[tokio::test]
+async fn no_write_begins_when_no_time_is_left() {
+    let stage = Stage::start(two_cards()).await;
+    let (error, message) = refused(wants_on("vm", A).prepare_within(&stage.manager, 400).await);
+    assert_eq!(error, ErrorName::TimedOut, "{message}");
+    assert!(message.contains("nothing is promised") || message.contains("nothing was written"), "{message}");
+    stage.wait_clean().await;
+    assert_eq!(stage.writes(), []);
+    assert_eq!(stage.parent(A).await.state().await.unwrap(), "ok");
+}
+
+/// Whoever asked gets his answer when what was made is unmade: the time for that is kept back.
+#[tokio::test]
+async fn a_start_that_runs_out_of_time_has_some_left_to_undo() {
+    let stage = Stage::start(two_cards()).await;
+    let hang = stage.host.fault(Op::Write, format!("sys/**/{TIN}/create"), Fault::Hang);
+    let domain = Domain::wants("vm", &[GOLD, TIN]);
+    assert_eq!(refused(domain.prepare_within(&stage.manager, 4000).await).0, ErrorName::TimedOut);
+    assert_eq!(stage.host.mdevs(), []);
+    hang.let_go();
+    stage.wait_clean().await;
+}
+
 #[tokio::test]
 async fn a_remove_that_hangs() {
     let stage = Stage::start(two_cards()).await;
@@ -112,6 +153,33 @@ async fn a_remove_that_hangs() {
     hang.let_go();
     stage.wait_clean().await;
     assert!(stage.writes().iter().filter(|(on, ..)| *on == domain.mdevs[0].to_string()).count() == 1);
+}
+
+/// A removal waits its turn on a parent where something else hangs, and somebody opens the device in that time.
+#[tokio::test]
+async fn a_removal_looks_who_holds_it_when_its_turn_has_come() {
+    let stage = Stage::start(two_cards()).await;
+    let domain = wants_on("vm", A);
+    domain.prepare(&stage.manager).await.unwrap();
+    let hang = create_hangs(&stage.host, A);
+    let start = preparing(&stage, &wants_on("other", A), 20_000);
+    met(&hang, 1).await;
+    let driver = format!("{}/driver", stage.host.mdev_path(A, domain.mdevs[0]));
+    let looks = stage.host.fault(Op::Readlink, driver, Fault::Delay(Duration::ZERO));
+    let end = releasing(&stage, &domain);
+    met(&looks, 1).await;
+    // Each look waits for those before it: the removal has come as far as it does without its turn.
+    for _ in 0..3 {
+        stage.reconcile().await;
+    }
+    let qemu = stage.host.process(4242, "qemu-system-x86", &["qemu"]).opens_group_of(domain.mdevs[0]);
+    hang.let_go();
+    start.await.unwrap().unwrap();
+    assert!(end.await.unwrap().unwrap());
+    stage.wait_problem(&format!("claim {}", domain.uuid), "still held").await;
+    assert!(stage.writes().iter().all(|(_, verb, _)| *verb == "create"));
+    qemu.vanish();
+    stage.host.wait_mdevs("the other's device alone", |all| !all.contains(&domain.mdevs[0]));
 }
 
 /// Killed in mid-write, and started again while the kernel is still at it.
@@ -242,6 +310,30 @@ async fn a_read_of_a_parent_that_hangs() {
     stage.wait_parent(A, "ok").await;
     stage.wait_clean().await;
     the_rest_works(&stage, A).await;
+}
+
+/// Both are reasons of their own: the end of the one is not the end of the other.
+#[tokio::test]
+async fn a_read_of_a_parent_that_hangs_while_a_create_does() {
+    let stage = Stage::start(two_cards()).await;
+    let create = create_hangs(&stage.host, A);
+    let domain = wants_on("vm", A);
+    let start = preparing(&stage, &domain, 4000);
+    met(&create, 1).await;
+    let read = stage.host.fault(Op::Read, stage.host.type_path(A, GOLD, "available_instances"), Fault::Hang);
+    stage.manager.rescan(&HashMap::new()).await.unwrap();
+    assert_eq!(refused(start.await.unwrap()).0, ErrorName::TimedOut);
+    stage.wait_problem(A, "create").await;
+    read.let_go();
+    // Each look waits for those before it.
+    for _ in 0..3 {
+        stage.manager.rescan(&HashMap::new()).await.unwrap();
+    }
+    assert_eq!(stage.parent(A).await.state().await.unwrap(), "stuck");
+    assert_eq!(refused(wants_on("next", A).prepare(&stage.manager).await).0, ErrorName::Stuck);
+    create.let_go();
+    stage.wait_clean().await;
+    stage.wait_parent(A, "ok").await;
 }
 
 #[tokio::test]

@@ -184,15 +184,20 @@ impl Engine {
                 tracing::warn!("{address}: {why}");
                 {
                     let mut state = self.state.borrow_mut();
-                    state.stuck.insert(key, why.clone());
-                    state.show_stuck_function(address, &why);
+                    // A write that hangs there as well is a reason of its own, and has its own end.
+                    let shown = state.stuck.entry(key).or_insert_with(|| why.clone()).clone();
+                    state.show_stuck_function(address, &shown);
                 }
+                let said = format!("{address} is stuck: {why}");
                 let engine = self.clone();
                 tokio::task::spawn_local(async move {
                     hung.ended().await;
-                    engine.unmark_stuck(key, None).await;
+                    let own = engine.state.borrow().stuck.get(&key) == Some(&why);
+                    if own {
+                        engine.unmark_stuck(key, None).await;
+                    }
                 });
-                Err(format!("{address} is stuck: {why}"))
+                Err(said)
             }
         }
     }

@@ -481,7 +481,7 @@ pub fn new_device(need: &MdevNeed, candidate: &Candidate) -> Option<Grant> {
 }
 
 /// The device of this step was not made by this claim.
-fn keep(claim: &mut Claim, step: &Step) {
+pub fn keep(claim: &mut Claim, step: &Step) {
     for grant in claim.grants.iter_mut().filter(|grant| grant.key() == step.device()) {
         grant.undo = Undo::Keep;
     }

@@ -144,12 +144,14 @@ impl Engine {
         let mut problems = Vec::new();
         let mut left = Vec::new();
         // Last first, and on past failures.
-        for grant in claim.grants.iter().rev() {
-            match self.give_back_one(&claim, grant).await {
-                Given::Back => self.mark_given_back(id, grant),
+        for key in claim.grants.iter().rev().map(Grant::key) {
+            // A write that came back late may have said meanwhile that the device is not ours.
+            let Some(grant) = self.claim(id).and_then(|now| now.grant(key).cloned()) else { continue };
+            match self.give_back_one(&claim, &grant).await {
+                Given::Back => self.mark_given_back(id, &grant),
                 Given::Not(why) => {
                     problems.push(why);
-                    left.insert(0, grant.clone());
+                    left.push(key);
                 }
             }
         }
@@ -159,13 +161,13 @@ impl Engine {
             return true;
         }
         let problem = problems.join("; ");
-        if claim.state != ClaimState::Failed || claim.problem != problem || claim.grants != left {
+        if claim.state != ClaimState::Failed || claim.problem != problem || claim.grants.len() != left.len() {
             tracing::warn!("claim {id} of {}: {problem}", claim.owner);
             let written = self.update_claim(id, |claim| {
                 claim.state = ClaimState::Failed;
                 claim.problem = problem;
-                claim.plan = Plan::release(&left);
-                claim.grants = left;
+                claim.grants.retain(|grant| left.contains(&grant.key()));
+                claim.plan = Plan::release(&claim.grants);
             });
             if let Err(error) = written {
                 tracing::error!("{error}");

@@ -223,12 +223,16 @@ impl Engine {
         tracing::warn!("{name}: {why}");
         {
             let mut state = self.state.borrow_mut();
-            state.stuck_parents.insert(name.clone(), why.clone());
-            state.show_stuck_parent(name, &why);
+            // A write that hangs there as well is a reason of its own, and has its own end.
+            let shown = state.stuck_parents.entry(name.clone()).or_insert_with(|| why.clone()).clone();
+            state.show_stuck_parent(name, &shown);
         }
         let (engine, name) = (self.clone(), name.clone());
         tokio::task::spawn_local(async move {
             hung.ended().await;
+            if engine.state.borrow().stuck_parents.get(&name) != Some(&why) {
+                return;
+            }
             engine.state.borrow_mut().stuck_parents.remove(&name);
             engine.refresh_parent(&name).await;
             engine.changed.notify_waiters();
@@ -305,15 +309,20 @@ impl Engine {
         tracing::warn!("{uuid}: {why}");
         {
             let mut state = self.state.borrow_mut();
-            state.stuck.insert(DeviceKey::Mdev(uuid), why.clone());
-            state.inventory.mark_mdev_stuck(&uuid, &why);
+            // A write that hangs there as well is a reason of its own, and has its own end.
+            let shown = state.stuck.entry(DeviceKey::Mdev(uuid)).or_insert_with(|| why.clone()).clone();
+            state.inventory.mark_mdev_stuck(&uuid, &shown);
         }
+        let said = format!("{uuid} is stuck: {why}");
         let engine = self.clone();
         tokio::task::spawn_local(async move {
             hung.ended().await;
-            engine.unmark_stuck(DeviceKey::Mdev(uuid), None).await;
+            let own = engine.state.borrow().stuck.get(&DeviceKey::Mdev(uuid)) == Some(&why);
+            if own {
+                engine.unmark_stuck(DeviceKey::Mdev(uuid), None).await;
+            }
         });
-        format!("{uuid} is stuck: {why}")
+        said
     }
 
     /// Looks at single devices of either kind.

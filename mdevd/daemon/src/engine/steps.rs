@@ -2,18 +2,22 @@
 //! whether it has had its effect.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use mdevd_core::claim::Claim;
 use mdevd_core::function::Role;
 use mdevd_core::names::{DeviceKey, ParentName, PciAddress};
-use mdevd_core::plan::{Step, Write};
+use mdevd_core::plan::{Plan, Step, Write};
 use mdevd_dbus::ErrorName;
 use mdevd_host::error::EffectError;
 use mdevd_host::write::{InFlight, WriteOutcome};
+use rustix::io::Errno;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 
 use super::Engine;
+use super::prepare::keep;
 use super::scan::Event;
 use crate::error::Error;
 
@@ -308,7 +312,6 @@ impl Engine {
         {
             let mut state = self.state.borrow_mut();
             state.stuck.remove(&device);
-            state.in_flight.remove(&device);
             if let Some(parent) = parent {
                 state.stuck_parents.remove(parent);
             }
@@ -331,11 +334,31 @@ impl Engine {
     fn watch_writer(self: &Rc<Self>, step: Step, in_flight: InFlight) {
         let engine = self.clone();
         tokio::task::spawn_local(async move {
-            in_flight.ended().await;
+            let outcome = in_flight.ended().await;
             tracing::info!("{step} has come back from the kernel");
-            let parent = step.parent().filter(|_| matches!(step, Step::Create { .. }));
+            let create = matches!(step, Step::Create { .. });
+            if create && matches!(outcome, WriteOutcome::Errno(error) if error.is(Errno::EXIST)) {
+                engine.keep_what_was_there(&step);
+            }
+            engine.state.borrow_mut().in_flight.remove(&step.device());
+            let parent = step.parent().filter(|_| create);
             engine.unmark_stuck(step.device(), parent).await;
         });
+    }
+
+    /// A `create` that came back late has found a device that somebody else had made: the undo must leave it.
+    fn keep_what_was_there(&self, step: &Step) {
+        let promised = |claim: &&Arc<Claim>| claim.grant(step.device()).is_some();
+        let Some(id) = self.state.borrow().claims.values().find(promised).map(|claim| claim.id) else { return };
+        let written = self.update_claim(&id, |claim| {
+            keep(claim, step);
+            if claim.state.is_ending() {
+                claim.plan = Plan::release(&claim.grants);
+            }
+        });
+        if let Err(error) = written {
+            tracing::error!("{error}");
+        }
     }
 
     /// The physical function that a virtual one belongs to, or the function itself.
