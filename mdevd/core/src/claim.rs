@@ -178,6 +178,14 @@ pub struct GrantedFunction {
     pub override_was: Option<DriverName>,
 }
 
+impl GrantedFunction {
+    /// The virtual function's place, where something of what its physical function does with it changes while the claim lasts: what is set
+    /// here, and what libvirt sets for an interface.
+    pub fn changed_vf(&self) -> Option<&GrantedVf> {
+        self.vf.as_ref().filter(|vf| self.interface || !vf.set.is_empty())
+    }
+}
+
 /// What a granted virtual function has beyond any other function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrantedVf {

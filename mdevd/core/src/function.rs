@@ -111,6 +111,8 @@ pub struct PhysicalFunction {
     pub drivers_autoprobe: bool,
     /// What the network driver does with each virtual function, as the first of its interfaces says; empty where it has none.
     pub vf_settings: BTreeMap<u32, VfSettings>,
+    /// Why that is not known, a sentence; unknown is not none.
+    pub settings_unread: Option<String>,
     /// `legacy` or `switchdev`, where devlink says; else empty.
     pub eswitch_mode: String,
 }
@@ -194,6 +196,23 @@ impl VfSettings {
             changed.max_rate = self.max_rate.or(now.max_rate);
         }
         changed
+    }
+
+    /// What is said here one by one, as the kernel takes it and in an order that drivers take: the address before what is checked
+    /// against it.
+    pub fn one_by_one(&self) -> impl Iterator<Item = Self> + use<> {
+        let none = Self::default();
+        let Self { mac, vlan, qos, trust, spoof_check, min_rate, max_rate, link_state } = *self;
+        [
+            Self { mac, ..none },
+            Self { vlan, qos, ..none },
+            Self { spoof_check, ..none },
+            Self { trust, ..none },
+            Self { min_rate, max_rate, ..none },
+            Self { link_state, ..none },
+        ]
+        .into_iter()
+        .filter(|one| !one.is_empty())
     }
 
     /// What is said here of the things that `of` says something of.

@@ -109,6 +109,32 @@ fn only_what_another_one_speaks_of() {
 }
 
 #[test]
+fn one_by_one_as_the_kernel_takes_it() {
+    let all = VfSettings {
+        mac: mac(1),
+        trust: Some(true),
+        spoof_check: Some(false),
+        min_rate: Some(1),
+        max_rate: Some(2),
+        link_state: Some(LinkState::Auto),
+        ..vlan(42, 3)
+    };
+    let words: Vec<String> = all.one_by_one().map(|one| one.to_string()).collect();
+    let wanted = [
+        "mac 52:54:00:00:00:01",
+        "vlan 42, qos 3",
+        "spoofchk off",
+        "trust on",
+        "min_tx_rate 1, max_tx_rate 2",
+        "state auto",
+    ];
+    assert_eq!(words, wanted);
+    let trust = VfSettings { trust: Some(false), ..NONE };
+    assert_eq!(trust.one_by_one().collect::<Vec<_>>(), [trust]);
+    assert_eq!(NONE.one_by_one().count(), 0);
+}
+
+#[test]
 fn in_the_words_of_ip_link() {
     let table = [
         (NONE, "nothing"),

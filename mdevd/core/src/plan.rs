@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::claim::{Grant, Granted, GrantedFunction, GrantedMdev, Undo};
 use crate::function::{Function, PhysicalFunction, Role, VfSettings};
-use crate::inventory::Inventory;
+use crate::inventory::{DeviceState, Inventory};
 use crate::names::{DeviceKey, DriverName, MdevTypeId, MdevUuid, ParentName, PciAddress, VgpuTypeId, printable};
 
 /// One change on the host, small enough to be either done or not done.
@@ -249,6 +249,16 @@ pub fn settings_of(pf: &Function, index: u32) -> Option<VfSettings> {
     }
 }
 
+/// Why what a physical function does with its virtual ones is not known: then [`restore`] cannot tell what is to be put back. `None` also
+/// where its network driver is gone, and with it what that did.
+pub fn settings_unknown(pf: &Function) -> Option<String> {
+    match (&pf.state, &pf.role) {
+        (DeviceState::Stuck(why), _) => Some(format!("{} is stuck: {why}", pf.address)),
+        (_, Role::Pf(physical)) => physical.settings_unread.as_ref().map(|why| format!("{}: {why}", pf.address)),
+        _ => None,
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -357,7 +367,7 @@ pub fn restore(was: &GrantedFunction, inventory: &Inventory) -> Option<Step> {
 }
 
 fn set_back(was: &GrantedFunction, inventory: &Inventory) -> Option<Step> {
-    let vf = was.vf.as_ref()?;
+    let vf = was.changed_vf()?;
     let says = settings_of(inventory.function(&vf.pf)?, vf.index)?;
     // What libvirt sets for an interface, and what was set here, is put back; what else has changed is not ours.
     let ours = if was.interface { vf.set.with_mac_and_vlan() } else { vf.set };

@@ -331,6 +331,26 @@ fn restore_of_settings_in_words() {
 }
 
 #[test]
+fn settings_that_are_not_known_are_not_none() {
+    let mut pf = network_card().pf;
+    assert_eq!(settings_unknown(&pf), None);
+    let Role::Pf(physical) = &mut pf.role else { unreachable!() };
+    physical.vf_settings.clear();
+    assert_eq!(settings_unknown(&pf), None, "its driver has none");
+    let Role::Pf(physical) = &mut pf.role else { unreachable!() };
+    physical.settings_unread = Some("the kernel does not answer".into());
+    assert_eq!(settings_unknown(&pf).as_deref(), Some("0000:01:00.0: the kernel does not answer"));
+    pf.state = DeviceState::Stuck("its class cannot be read".into());
+    assert_eq!(settings_unknown(&pf).as_deref(), Some("0000:01:00.0 is stuck: its class cannot be read"));
+    // It matters where something was set, here or by libvirt.
+    let changed = |change: fn(&mut GrantedFunction)| granted(change).function().unwrap().changed_vf().is_some();
+    assert!(!changed(|_| {}));
+    assert!(changed(|f| f.interface = true));
+    assert!(changed(|f| f.vf.as_mut().unwrap().set.trust = Some(true)));
+    assert!(!changed(|f| (f.interface, f.vf) = (true, None)));
+}
+
+#[test]
 fn which_drivers_are_for_vms() {
     for name in ["vfio-pci", "mlx5_vfio_pci", "hisi-acc-vfio-pci", "nvgrace_gpu_vfio_pci", "xe-vfio-pci"] {
         assert!(is_vfio(&driver(name)), "{name}");

@@ -11,7 +11,7 @@ use crate::claim::{Claim, Grant, Granted, GrantedFunction, GrantedVf, Undo};
 use crate::function::{Function, Role, VfSettings, VgpuType};
 use crate::inventory::{DeviceState, Inventory};
 use crate::names::{DeviceKey, DriverName, MacAddress, PciAddress, PciCard, VgpuTypeId};
-use crate::plan::{is_vfio, settings_of};
+use crate::plan::{is_vfio, settings_of, settings_unknown};
 use crate::request::{FunctionKind, FunctionNeed, WantedFunction, WantedVgpu};
 
 /// The driver that gives a function to a VM where the request names none.
@@ -203,6 +203,12 @@ fn judge_alone(
         && let Some(why) = cannot_set(context.inventory, function)
     {
         return refused(Reason::WrongKind, why);
+    }
+    if (!need.options.set.is_empty() || need.hostdev.as_ref().is_some_and(|hostdev| hostdev.interface))
+        && let Role::Vf { pf, .. } = function.role
+        && let Some(why) = context.inventory.function(&pf).and_then(|pf| settings_unknown(pf))
+    {
+        return refused(Reason::Stuck, format!("what {address} is given now could not be taken back later: {why}"));
     }
     judge_vgpu(context.inventory, need, function)
 }

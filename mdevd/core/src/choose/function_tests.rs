@@ -97,6 +97,34 @@ fn network_card() -> [Function; 3] {
     ]
 }
 
+/// What its physical function did with it before would be lost.
+#[test]
+fn nothing_is_set_of_a_function_whose_settings_are_not_known() {
+    let [mut pf, vf, other] = network_card();
+    let Role::Pf(card) = &mut pf.role else { unreachable!() };
+    card.settings_unread = Some("the kernel does not answer".into());
+    let setting = Setting::of([pf, vf, other]);
+    let hostdev = |interface| Hostdev {
+        source: HostdevSource::Pci(address(VF0)),
+        model: String::new(),
+        managed: true,
+        alias: None,
+        interface,
+        mac: None,
+        vlan: None,
+    };
+    let with = |interface| FunctionNeed { hostdev: Some(hostdev(interface)), ..this(VF0) };
+    for need in [need(&[("address", VF0), ("trust", "on")]), with(true)] {
+        let choice = setting.choose(&need, &BTreeSet::new());
+        let message = "no device for 'dev0': what 0000:01:10.0 is given now could not be taken back later: 0000:01:00.0: the kernel does \
+                       not answer";
+        assert_eq!(refusal(&choice), (Reason::Stuck, message));
+    }
+    for need in [this(VF0), with(false)] {
+        assert_eq!(setting.chosen(&need), [VF0]);
+    }
+}
+
 /// Two functions in one group.
 fn pair(change: impl FnOnce(&mut Function)) -> Setting {
     let mut other = named_as("Audio", Function { driver: Some(driver("snd_hda_intel")), ..function(B, 7) });

@@ -202,8 +202,8 @@ impl Engine {
         }
     }
 
-    /// What a physical function's network driver says of its virtual functions. One that does not answer is no less usable for that. There
-    /// is no network behind a simulated sysfs.
+    /// What a physical function's network driver says of its virtual functions. One that does not answer is no less usable for what does
+    /// not need that. There is no network behind a simulated sysfs.
     async fn ask_driver(&self, function: &mut Function) {
         let address = function.address;
         let Some(netdev) = function.netdevs.first().map(|netdev| netdev.name.clone()) else { return };
@@ -219,12 +219,12 @@ impl Engine {
         }
         match self.scanner.run(move || mdevd_host::netlink::vf_settings(&netdev)).await {
             Ok(Ok(settings)) => physical.vf_settings = settings,
-            Ok(Err(error)) => {
-                function.problems.push(format!("the settings of its virtual functions are not known: {error}"))
-            }
-            Err(_) => function
-                .problems
-                .push("the settings of its virtual functions are not known: the kernel does not answer".into()),
+            Ok(Err(error)) => physical.settings_unread = Some(error.to_string()),
+            Err(_) => physical.settings_unread = Some("the kernel does not answer".into()),
+        }
+        if let Some(why) = &mut physical.settings_unread {
+            why.insert_str(0, "the settings of its virtual functions are not known: ");
+            function.problems.push(why.clone());
         }
     }
 

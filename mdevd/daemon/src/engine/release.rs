@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mdevd_core::claim::{Claim, ClaimState, Grant, Granted, GrantedFunction, GrantedMdev, Owner, Undo};
 use mdevd_core::names::{DeviceKey, MdevUuid, RunId};
-use mdevd_core::plan::{Plan, Step, restore};
+use mdevd_core::plan::{Plan, Step, restore, settings_unknown};
 use mdevd_core::reconcile::Known;
 use mdevd_dbus::ErrorName;
 use tokio::time::Instant;
@@ -217,9 +217,14 @@ impl Engine {
             if let Err(why) = self.refresh_function(address).await {
                 return Given::Not(why);
             }
-            if let Some(vf) = &was.vf {
-                // A physical function that is gone has taken the virtual one with it.
-                let _ = self.refresh_function(vf.pf).await;
+            if let Some(pf) = was.changed_vf().map(|vf| vf.pf) {
+                // One that is gone has taken the virtual one with it. While one does not say what it does, that may be what it was set.
+                if let Err(why) = self.refresh_function(pf).await {
+                    return Given::Not(why);
+                }
+                if let Some(why) = self.state.borrow().inventory.function(&pf).and_then(|pf| settings_unknown(pf)) {
+                    return Given::Not(format!("{address} may still have what it was given: {why}"));
+                }
             }
             let Some(step) = restore(&was, &self.state.borrow().inventory) else { return Given::Back };
             // Its turn may be long in coming, and the look is to be right before the write.
@@ -235,9 +240,18 @@ impl Engine {
             }
             match (self.run_step(&turn, &step, deadline).await, &step) {
                 (Ok(()), _) => {}
-                // Some drivers do not take back an address that was given once. The function is free all the same.
-                (Err(StepError::Refused(error)), Step::SetVf { settings, .. }) => {
-                    tracing::warn!("{address} keeps what it was given, instead of {settings}: {error}");
+                // Some drivers do not take back an address that was given once. All else goes back, and the function is free.
+                (Err(StepError::Refused(_)), Step::SetVf { pf, index, settings, .. }) => {
+                    for settings in settings.one_by_one() {
+                        let one = Step::SetVf { address, pf: *pf, index: *index, settings };
+                        match self.run_step(&turn, &one, deadline).await {
+                            Ok(()) => {}
+                            Err(StepError::Refused(error)) => {
+                                tracing::warn!("{address} keeps what it was given, instead of {settings}: {error}");
+                            }
+                            Err(error) => return Given::Not(Error::from(error).message),
+                        }
+                    }
                     was.vf = None;
                 }
                 (Err(error), _) => return Given::Not(Error::from(error).message),

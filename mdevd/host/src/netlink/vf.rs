@@ -80,7 +80,7 @@ fn set_each(
     now: impl Fn() -> Result<VfSettings, EffectError>,
     mut tell: impl FnMut(&[u8]) -> Result<(), Errno>,
 ) -> Result<(), EffectError> {
-    for one in in_order(settings) {
+    for one in settings.one_by_one() {
         let one = whole(one, &now)?;
         if one.is_empty() {
             continue;
@@ -103,22 +103,6 @@ fn whole(one: VfSettings, now: impl Fn() -> Result<VfSettings, EffectError>) -> 
     let half = one.vlan.is_some() != one.qos.is_some() || one.min_rate.is_some() != one.max_rate.is_some();
     // Without a VLAN there is no priority in it.
     if half && one.vlan != Some(0) { Ok(one.changed_from(&now()?)) } else { Ok(one) }
-}
-
-/// The settings one by one, in an order that drivers take: the address before what is checked against it.
-fn in_order(settings: &VfSettings) -> impl Iterator<Item = VfSettings> {
-    let none = VfSettings::default();
-    let VfSettings { mac, vlan, qos, trust, spoof_check, min_rate, max_rate, link_state } = *settings;
-    [
-        VfSettings { mac, ..none },
-        VfSettings { vlan, qos, ..none },
-        VfSettings { spoof_check, ..none },
-        VfSettings { trust, ..none },
-        VfSettings { min_rate, max_rate, ..none },
-        VfSettings { link_state, ..none },
-    ]
-    .into_iter()
-    .filter(|one| !one.is_empty())
 }
 
 /// The attributes of these settings.
