@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 
 use faults_common::*;
 use mdevd_tests::fakesys::{Fault, Op};
-use mdevd_tests::harness::{Domain, claim_files, claim_json, eventually, program};
+use mdevd_tests::harness::{Domain, claim_files, claim_json, eventually, program, text_dict};
 use rustix::process::Signal;
 
 /// A host that sees this process, which plays the libvirt daemon.
@@ -213,5 +213,39 @@ async fn a_kernel_that_hangs_fails_the_start_in_the_daemons_words() {
     assert!(said.contains("has not come back from the kernel") && said.contains(A), "{said}");
     went_well(&stage.hook(&domain, "release", "end", "failed").await);
     hang.let_go();
+    stage.wait_clean().await;
+}
+
+/// A function that the configuration says to manage, in domains that do not request it, whatever else they request.
+#[tokio::test]
+async fn a_managed_function_has_one_owner() {
+    let nic = "0000:03:00.0";
+    let host = two_cards().real_processes().function(nic).ids(0x8086, 0x10d3).class(0x02_0000).driver("e1000e");
+    let host = host.mount().unwrap();
+    std::fs::create_dir_all(host.etc().join("mdevd")).unwrap();
+    std::fs::write(host.etc().join("mdevd/mdevd.toml"), format!("pci.manage = ['{nic}']\n")).unwrap();
+    let stage = Stage::over(host).await;
+    let has_it = |mut domain: Domain| {
+        domain.hostdevs.push(text_dict(&[("kind", "pci"), ("address", nic), ("managed", "yes")]));
+        domain
+    };
+    let (alone, beside) = (has_it(Domain::wants("alone", &[])), has_it(Domain::wants("beside", &[GOLD])));
+    let granted = |domain: &Domain| {
+        let text = std::fs::read_to_string(domain.claim_file(&stage.host)).ok()?;
+        let claim: mdevd_core::claim::Claim = serde_json::from_str(&text).unwrap();
+        Some(claim.grants.iter().map(|grant| grant.key().to_string()).collect::<Vec<_>>())
+    };
+    // A second is all that such a start waits for: on a busy machine that may be too short.
+    eventually("a claim", || async {
+        went_well(&stage.hook(&alone, "prepare", "begin", "-").await);
+        granted(&alone).is_some_and(|devices| devices == [nic])
+    })
+    .await;
+    let said = failed(&stage.hook(&beside, "prepare", "begin", "-").await);
+    assert!(said.contains(nic) && said.contains("'alone'"), "{said}");
+    went_well(&stage.hook(&alone, "release", "end", "destroyed").await);
+    went_well(&stage.hook(&beside, "prepare", "begin", "-").await);
+    assert_eq!(granted(&beside).unwrap(), [beside.mdevs[0].to_string(), nic.to_owned()]);
+    went_well(&stage.hook(&beside, "release", "end", "destroyed").await);
     stage.wait_clean().await;
 }

@@ -6,7 +6,8 @@
 //!
 //! - A failing `prepare` refuses the start, and stderr reaches the person who asked for it. A domain without a request
 //!   of ours is never even heard of on the bus, unless a claim of it is left over or it has a PCI function that the
-//!   configuration says to manage, and is refused only when such a function is somebody else's.
+//!   configuration says to manage, and is refused only while somebody else has such a function. What else is wrong with a
+//!   function that nobody requests keeps no domain from starting.
 //! - A failing `reconnect` kills the guest: it never fails.
 //! - What is printed on stdout replaces the domain's XML in some operations: nothing is ever printed there.
 //!
@@ -31,7 +32,7 @@ use std::{
 use mdevd_core::{
     domain_xml::Domain,
     hostdev::HostdevSource,
-    names::{PciAddress, printable},
+    names::{PciAddress, PciSelector, printable},
 };
 use mdevd_dbus::{ErrorName, error};
 
@@ -104,7 +105,7 @@ fn hook(started: Instant, args: &[OsString], [name, op, subop, extra]: [String; 
 
 /// A domain is about to start.
 fn prepare(started: Instant, name: &str, args: &[OsString], caller: Option<Caller>) -> i32 {
-    let domain = match Input::read(io::stdin().lock()) {
+    let mut domain = match Input::read(io::stdin().lock()) {
         Input::Domain(domain) => domain,
         Input::Unreadable { ours: false, .. } => return 0,
         Input::Unreadable { ours: true, why } => {
@@ -112,7 +113,8 @@ fn prepare(started: Instant, name: &str, args: &[OsString], caller: Option<Calle
             return 1;
         }
     };
-    let requested = !domain.requests.is_empty();
+    let own = domain.requests.len();
+    let requested = own > 0;
     let Some(state) = State::of_system() else {
         if requested {
             complain(&format!(
@@ -123,59 +125,70 @@ fn prepare(started: Instant, name: &str, args: &[OsString], caller: Option<Calle
         }
         return i32::from(requested);
     };
-    if !requested && state.claim(domain.uuid).is_none() {
-        return prepare_managed(started, *domain, &state, args, caller);
+    let managed = managed_requests(&domain, &state);
+    let has_managed = !managed.is_empty();
+    domain.requests.extend(managed);
+    if domain.requests.is_empty() && state.claim(domain.uuid).is_none() {
+        return 0;
     }
     // An orphan: the libvirt daemon that began this start is gone, and the start with it.
     let Some(caller) = caller.filter(|caller| caller.still_waits(args)) else {
         return i32::from(requested);
     };
-    let limit = if requested { PREPARE_LIMIT } else { NOTICE_LIMIT };
-    match bus::prepare(&Subject::of(&domain), caller, started + limit) {
-        Ok(()) => 0,
+    let subject = Subject::of(&domain);
+    let outcome = match (requested, has_managed) {
+        (true, _) => bus::prepare(&subject, caller, started + PREPARE_LIMIT),
+        (false, true) => bus::prepare_without_start(&subject, caller, started + MANAGED_LIMIT),
         // The claim is left over from an earlier run, and no concern of this start.
-        Err(_) if !requested => 0,
-        Err(failure) => {
-            complain(&refusal(&domain, &failure));
-            1
-        }
-    }
-}
-
-/// A domain without a request is about to start. Where it has PCI functions that mdevd is to manage all the same, it is told so; nothing
-/// but its word that somebody else has one of them keeps the domain from starting.
-fn prepare_managed(
-    started: Instant,
-    mut domain: Domain,
-    state: &State,
-    args: &[OsString],
-    caller: Option<Caller>,
-) -> i32 {
-    let addresses = domain.hostdevs.iter().filter_map(|hostdev| match hostdev.source {
-        HostdevSource::Pci(address) => Some(address),
-        HostdevSource::Mdev(_) => None,
-    });
-    let addresses: Vec<_> = addresses.collect();
-    if addresses.is_empty() {
-        return 0;
-    }
-    let managed = state.managed();
-    let of_ours = addresses.iter().filter(|address| managed.iter().any(|selector| selector.means(**address)));
-    let request = |(number, address): (usize, &PciAddress)| {
-        vec![("name".into(), format!("fixed{number}")), ("address".into(), address.to_string())]
+        (false, false) => bus::prepare(&subject, caller, started + NOTICE_LIMIT),
     };
-    domain.requests = of_ours.enumerate().map(request).collect();
-    if domain.requests.is_empty() {
-        return 0;
-    }
-    let Some(caller) = caller.filter(|caller| caller.still_waits(args)) else { return 0 };
-    match bus::prepare_without_start(&Subject::of(&domain), caller, started + MANAGED_LIMIT) {
-        Err(Failure::Call(error)) if error::split(&error).0 == Some(ErrorName::InUse) => {
-            complain(&error::split(&error).1);
+    let outcome = match outcome {
+        // It may be about a function that nobody asked for: that must not keep the domain from what it asks for.
+        Err(failure) if requested && has_managed && refused_as(&failure).is_some_and(|name| !is_taken(name)) => {
+            domain.requests.truncate(own);
+            bus::prepare(&Subject::of(&domain), caller, started + PREPARE_LIMIT)
+        }
+        outcome => outcome,
+    };
+    match outcome {
+        Err(failure) if requested || (has_managed && refused_as(&failure) == Some(ErrorName::InUse)) => {
+            complain(&refusal(&domain, &failure));
             1
         }
         _ => 0,
     }
+}
+
+/// A request for each PCI function of the domain that mdevd is to manage and that no request of its own names.
+fn managed_requests(domain: &Domain, state: &State) -> Vec<Vec<(String, String)>> {
+    let functions = domain.hostdevs.iter().filter_map(|hostdev| match hostdev.source {
+        HostdevSource::Pci(address) => Some(address),
+        HostdevSource::Mdev(_) => None,
+    });
+    let functions: Vec<PciAddress> = functions.collect();
+    if functions.is_empty() {
+        return Vec::new();
+    }
+    let values = |key: &'static str| domain.requests.iter().flatten().filter(move |(k, _)| k == key).map(|(_, v)| v);
+    let named: Vec<PciSelector> = values("address").filter_map(|address| address.parse().ok()).collect();
+    let managed = state.managed();
+    let means = |selectors: &[PciSelector], address| selectors.iter().any(|selector| selector.means(address));
+    let of_ours = functions.into_iter().filter(|address| means(&managed, *address) && !means(&named, *address));
+    let names = (0..).map(|number| format!("fixed{number}")).filter(|name| values("name").all(|taken| taken != name));
+    of_ours.zip(names).map(|(at, name)| vec![("name".into(), name), ("address".into(), at.to_string())]).collect()
+}
+
+/// Which error mdevd itself answered with.
+fn refused_as(failure: &Failure) -> Option<ErrorName> {
+    match failure {
+        Failure::Call(error) => error::split(error).0,
+        Failure::TimedOut | Failure::Runtime(_) => None,
+    }
+}
+
+/// Whether somebody else has the device, or is at work with it: asking for less would only leave it unclaimed.
+fn is_taken(name: ErrorName) -> bool {
+    matches!(name, ErrorName::InUse | ErrorName::Busy)
 }
 
 /// Why the domain does not start, and what to do.

@@ -79,6 +79,10 @@ pub enum Mood {
     Refusing,
     /// It refuses, because somebody else has the device.
     Taken,
+    /// It refuses, because somebody is at work with the device.
+    Busy,
+    /// It refuses the functions that are asked for by their addresses, and does the rest.
+    Picky,
     /// It never answers.
     Silent,
     /// It leaves the bus without an answer.
@@ -91,6 +95,8 @@ enum Refusal {
     #[zbus(error)]
     ZBus(zbus::Error),
     NoCapacity(String),
+    NotSupported(String),
+    Busy(String),
     InUse(String),
 }
 
@@ -101,11 +107,15 @@ struct Manager {
 
 impl Manager {
     async fn answer(&self, call: Call, connection: &Connection) -> Result<(), Refusal> {
+        let by_address =
+            matches!(&call, Call::Prepare { requests, .. } if requests.iter().any(|r| r.contains_key("address")));
         self.calls.lock().unwrap().push(call);
         match self.mood {
-            Mood::Willing => Ok(()),
+            Mood::Picky if by_address => Err(Refusal::NotSupported("0000:41:00.0 has no IOMMU group".to_owned())),
+            Mood::Willing | Mood::Picky => Ok(()),
             Mood::Refusing => Err(Refusal::NoCapacity("no instance of mtty-1 is left on mtty".to_owned())),
             Mood::Taken => Err(Refusal::InUse("0000:41:00.0 is already promised to domain 'other'".to_owned())),
+            Mood::Busy => Err(Refusal::Busy("the number of virtual functions is being changed".to_owned())),
             Mood::Silent => std::future::pending().await,
             Mood::Leaving => {
                 connection.release_name(BUS_NAME).await.unwrap();
