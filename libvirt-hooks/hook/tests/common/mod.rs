@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     fs::{self, Permissions},
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, ErrorKind},
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -342,7 +342,14 @@ impl Host {
 /// Runs a command with this on stdin.
 pub async fn run(mut command: tokio::process::Command, stdin: &str) -> Outcome {
     let started = Instant::now();
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = loop {
+        match command.spawn() {
+            // A test beside this one has forked while the program was copied, and has not got to its own yet.
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => tokio::task::yield_now().await,
+            child => break child.unwrap(),
+        }
+    };
     // A hook that does not read is no error, as it is none for libvirt.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()).await;
     let output = child.wait_with_output().await.unwrap();
