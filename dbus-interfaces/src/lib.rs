@@ -10,6 +10,8 @@ pub mod proxy;
 pub mod wire;
 pub mod xml;
 
+use std::time::Duration;
+
 pub use error::ErrorName;
 pub use proxy::{
     ClaimProxy, FunctionProxy, ManagerProxy, MdevProxy, ParentProxy, PhysicalFunctionProxy, VirtualFunctionProxy,
@@ -18,6 +20,10 @@ pub use wire::{Dict, Options, TextDict};
 
 /// The name of the daemon on the system bus.
 pub const BUS_NAME: &str = "org.mdevd1";
+
+/// How long mdevd lets a person sit at a polkit prompt; then the call is refused. Whoever allows one has to wait longer for the
+/// answer: by what the call itself may take, which begins after it.
+pub const PROMPT_DEADLINE: Duration = Duration::from_secs(120);
 
 /// The names of the interfaces.
 pub mod interface {

@@ -7,8 +7,8 @@ use mdevd_core::request::Request;
 use mdevd_core::suggest::nearest;
 use mdevd_dbus::path::Object;
 use mdevd_dbus::{
-    BUS_NAME, ClaimProxy, FunctionProxy, ManagerProxy, MdevProxy, Options, PhysicalFunctionProxy, TextDict,
-    VirtualFunctionProxy, path,
+    BUS_NAME, ClaimProxy, FunctionProxy, ManagerProxy, MdevProxy, Options, PROMPT_DEADLINE, PhysicalFunctionProxy,
+    TextDict, VirtualFunctionProxy, path,
 };
 use uuid::Uuid;
 use zbus::connection::Builder;
@@ -21,8 +21,13 @@ use crate::error::Error;
 use crate::verbs::not_one;
 use crate::view::{Finding, Host};
 
-/// How long an answer may take: a person may sit at a polkit prompt, and the kernel may take its time to remove a device.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How many milliseconds the kernel is given to change the number of VFs; nothing takes it longer.
+pub const VFS_PATIENCE: u32 = 290_000;
+/// How long an answer may take: a person may sit at a polkit prompt, and then the kernel may take its time. Both end before this
+/// does, so that it is mdevd who says what happened.
+const PATIENCE: Duration = PROMPT_DEADLINE
+    .saturating_add(Duration::from_millis(1).saturating_mul(VFS_PATIENCE))
+    .saturating_add(SHORT_PATIENCE);
 /// How long for what asks again a minute later: reading waits neither for a person nor for the kernel.
 const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -207,6 +212,11 @@ pub fn unknown(word: &str, host: &Host) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_is_mdevd_who_gives_up_first() {
+        assert!(PATIENCE > PROMPT_DEADLINE + Duration::from_millis(VFS_PATIENCE.into()));
+    }
 
     fn typed(words: &[&str]) -> Vec<String> {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();

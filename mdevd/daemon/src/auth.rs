@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use mdevd_core::names::printable;
-use mdevd_dbus::ErrorName;
+use mdevd_dbus::{ErrorName, PROMPT_DEADLINE};
 use zbus::Connection;
 use zbus::message::{Flags, Header};
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
@@ -16,8 +16,6 @@ use crate::error::{Error, Result};
 
 /// How long polkit may take when nobody is asked for a password.
 const SILENT_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a person may take to type one.
-const INTERACTIVE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// What a method needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +163,7 @@ async fn ask_polkit(
         details.extend([("polkit.message", *message), ("polkit.gettext_domain", GETTEXT_DOMAIN)]);
     }
     let (flags, deadline) = if interactive {
-        (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, INTERACTIVE_DEADLINE)
+        (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, PROMPT_DEADLINE)
     } else {
         (CheckAuthorizationFlags::empty(), SILENT_DEADLINE)
     };
@@ -173,6 +171,7 @@ async fn ask_polkit(
     match answer {
         Ok(Ok(answer)) => Ok(answer.is_authorized),
         Ok(Err(error)) => Err(unavailable(&error)),
+        Err(_) if interactive => Err(format!("nobody has typed a password for {id} within {} s", deadline.as_secs())),
         Err(_) => Err(unavailable(&format!("no answer in {} s", deadline.as_secs()))),
     }
 }

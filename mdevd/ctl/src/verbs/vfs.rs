@@ -6,16 +6,13 @@ use mdevd_dbus::path::Object;
 
 use crate::card::range;
 use crate::cli::{OnOff, Vfs};
-use crate::client::{Client, functions};
+use crate::client::{Client, VFS_PATIENCE, functions};
 use crate::error::Error;
 use crate::json;
 use crate::outline::Outline;
 use crate::table::{BOLD, Cell, Fit, Table, terminal_width};
 use crate::verbs::{Said, counted, not_one, or_dash, rows};
 use crate::view::{Function, Host, Physical};
-
-/// How many milliseconds the kernel may take: a little less than an answer may.
-const VFS_PATIENCE: u32 = 290_000;
 
 /// Runs the verb.
 pub async fn run(args: &Vfs) -> Result<Said, Error> {
