@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::table::steers;
-use crate::view::{Action, Candidate, Claim, Host, Mdev, MdevType, Parent, Problem};
+use crate::view::{Action, Candidate, Claim, Grant, Host, Mdev, MdevType, Parent, Problem};
 
 pub use function::{finding, function, list, tree, vfs, vgpu_type, vgpu_types};
 
@@ -90,7 +90,11 @@ fn claim_in_short(id: Uuid, host: &Host) -> Value {
 }
 
 /// A claim.
-pub fn claim(claim: &Claim) -> Value {
+pub fn claim(claim: &Claim, host: &Host) -> Value {
+    let exists = |grant: &Grant| {
+        grant.uuid.is_some_and(|uuid| host.mdev(uuid).is_some())
+            || grant.address.is_some_and(|address| host.function(address).is_some())
+    };
     let grants: Vec<Value> = claim
         .grants
         .iter()
@@ -100,7 +104,7 @@ pub fn claim(claim: &Claim) -> Value {
                 "device": text(&grant.device),
                 "uuid": grant.uuid,
                 "address": grant.address.map(|address| address.to_string()),
-                "exists": grant.exists,
+                "exists": exists(grant),
                 "undo": text(&grant.undo),
                 "xml": text(&grant.xml),
             })

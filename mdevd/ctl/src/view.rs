@@ -115,8 +115,6 @@ pub struct Grant {
     pub request: String,
     /// What a person would call the device.
     pub device: String,
-    /// Whether the device exists.
-    pub exists: bool,
     /// Of an mdev.
     pub uuid: Option<Uuid>,
     /// Of a PCI function.
@@ -349,7 +347,6 @@ impl Grant {
         Self {
             request: owned(dict, "request"),
             device: owned(dict, "device"),
-            exists: Object::from_path(text(dict, "object")).is_some(),
             uuid: Uuid::try_parse(text(dict, "uuid")).ok(),
             address: text(dict, "address").parse().ok(),
             undo: owned(dict, "undo"),

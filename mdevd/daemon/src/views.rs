@@ -430,3 +430,66 @@ impl Snapshot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use mdevd_core::claim::{ClaimState, GrantedFunction, GrantedMdev};
+    use mdevd_core::names::RunId;
+    use mdevd_core::plan::Plan;
+    use mdevd_core::request::XmlOptions;
+
+    use super::*;
+
+    fn granted(device: Granted, undo: Undo) -> Grant {
+        Grant { request: "gpu0".into(), device, undo, xml: XmlOptions::default() }
+    }
+
+    #[test]
+    fn a_grant_has_the_keys_and_words_of_the_interface_xml() {
+        let (_, xml) = mdevd_dbus::xml::ALL.iter().find(|(name, _)| *name == ClaimView::INTERFACE).unwrap();
+        let text = xml.split_once("A grant has the keys ").unwrap().1.split_once(".\"/>").unwrap().0;
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        // `request s, the request's name; device s, …`
+        let documented: BTreeSet<String> =
+            text.split("; ").map(|part| part.split(',').next().unwrap().to_owned()).collect();
+
+        let mdev = Granted::Mdev(GrantedMdev {
+            uuid: MdevUuid(Uuid::nil()),
+            parent: "mtty".parse().unwrap(),
+            mdev_type: "mtty-1".parse().unwrap(),
+            device_api: "vfio-pci".into(),
+            attributes: Vec::new(),
+        });
+        let function = Granted::Pci(GrantedFunction {
+            address: "0000:41:00.0".parse().unwrap(),
+            managed: true,
+            interface: false,
+            driver: None,
+            vgpu_type: None,
+            vf: None,
+            driver_was: None,
+            override_was: None,
+        });
+        let claim = Claim {
+            id: Uuid::nil(),
+            owner: Owner::Manual { label: String::new() },
+            owner_uid: 0,
+            run: RunId(Uuid::nil()),
+            state: ClaimState::Ready,
+            created: 0,
+            process: None,
+            seen: false,
+            grants: vec![granted(mdev, Undo::Remove), granted(function, Undo::Restore)],
+            plan: Plan::default(),
+            problem: String::new(),
+        };
+        let grants = ClaimView { claim: Arc::new(claim) }.grants();
+        let sent = grants.iter().flatten().map(|(key, value)| format!("{key} {}", value.value_signature()));
+        assert_eq!(sent.collect::<BTreeSet<_>>(), documented);
+        for undo in [Undo::Remove, Undo::Restore, Undo::Keep] {
+            assert!(text.contains(&format!("'{}'", undo.as_str())), "{undo:?} is not documented");
+        }
+    }
+}

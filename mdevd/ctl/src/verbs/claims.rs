@@ -16,7 +16,7 @@ use crate::view::{Grant, Host};
 pub async fn list(output: &Output) -> Result<Said, Error> {
     let host = Client::connect().await?.host().await?;
     if output.json {
-        return Ok(json::document(&host.claims.iter().map(json::claim).collect()).into());
+        return Ok(json::document(&host.claims.iter().map(|claim| json::claim(claim, &host)).collect()).into());
     }
     let mut said = Said::from(text(&host, terminal_width()));
     if host.claims.is_empty() {
@@ -55,7 +55,6 @@ pub fn what_of(grant: &Grant, host: &Host) -> String {
     }
     match grant.uuid.and_then(|uuid| host.mdev(uuid)) {
         Some(mdev) => format!("{} on {}", or_dash(&mdev.mdev_type), or_dash(&mdev.parent)),
-        None if grant.exists && grant.address.is_none() => String::new(),
         None => "does not exist".to_owned(),
     }
 }

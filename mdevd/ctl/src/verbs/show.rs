@@ -130,7 +130,7 @@ fn to_json(shown: &Shown<'_>, host: &Host, holders: &AllHolders) -> serde_json::
         Shown::Function(function) => json::shown("function", of_function(function)),
         Shown::Claim(claim) => {
             let functions = shown.functions(host).into_iter().map(of_function).collect::<Vec<_>>().into();
-            let claim = json::with(json::claim(claim), "mdevs", mdevs());
+            let claim = json::with(json::claim(claim, host), "mdevs", mdevs());
             json::shown("claim", json::with(claim, "functions", functions))
         }
     }

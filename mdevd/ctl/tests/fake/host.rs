@@ -267,12 +267,11 @@ impl Claim {
     }
 }
 
-fn grant(request: &str, device: &str, exists: bool, undo: &str) -> Dict {
-    let object = if exists { path::mdev(uuid(device)) } else { path::none() };
+fn grant(request: &str, device: &str, undo: &str) -> Dict {
     dict([
         ("request", request.into()),
         ("device", device.into()),
-        ("object", object.into_inner().into()),
+        ("object", path::mdev(uuid(device)).into_inner().into()),
         ("uuid", device.into()),
         ("undo", undo.into()),
         ("xml", hostdev(device).into()),
@@ -290,9 +289,9 @@ pub fn claims(calls: &Calls) -> Vec<Claim> {
             VM,
             ["domain", VM, "vm1"],
             ["preparing", "create nvidia-63 on 0000:42:00.0"],
-            vec![grant("gpu0", GPU, true, "remove"), grant("gpu1", COMING, false, "remove")],
+            vec![grant("gpu0", GPU, "remove"), grant("gpu1", COMING, "remove")],
         ),
-        claim(calls, MANUAL, ["manual", "", "test"], ["ready", ""], vec![grant("dev0", STUCK, true, "keep")]),
+        claim(calls, MANUAL, ["manual", "", "test"], ["ready", ""], vec![grant("dev0", STUCK, "keep")]),
         claim(calls, EVIL, ["manual", "", "harm\u{1b}[2J\u{202e}less"], ["failed", ""], Vec::new()),
     ]
 }
@@ -319,9 +318,9 @@ pub fn claims_among_functions(calls: &Calls) -> Vec<Claim> {
         claim(calls, &id, ["domain", &id, &format!("vm{number:02}")], ["ready", ""], grants(&id))
     };
     let mut claims: Vec<Claim> = (1..=14).chain([20]).map(domain).collect();
-    claims.push(claim(calls, VM, ["domain", VM, "vm1"], ["ready", ""], vec![grant("gpu0", GPU, true, "remove")]));
+    claims.push(claim(calls, VM, ["domain", VM, "vm1"], ["ready", ""], vec![grant("gpu0", GPU, "remove")]));
     let mut manual = grants(MANUAL);
-    manual.push(grant("tty", STUCK, true, "keep"));
+    manual.push(grant("tty", STUCK, "keep"));
     claims.push(claim(calls, MANUAL, ["manual", "", "test"], ["ready", ""], manual));
     claims
 }
