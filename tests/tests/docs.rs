@@ -217,6 +217,31 @@ fn what_nobody_runs_is_found() {
     assert_eq!(wrong(&format!("<!-- not run: it needs a card -->\n{block}"), ""), [""; 0]);
 }
 
+/// Two `<metadata>` are no domain; libvirt's answer to that helps nobody.
+#[test]
+fn pages_say_what_to_do_when_the_vm_has_metadata_already() {
+    let merge = "put only `<mdevd:devices>` into it; if that is there too, only the `<mdevd:request>`";
+    let mut edits = 0;
+    for page in pages() {
+        let edit = |block: &Block| block.lines.iter().any(|line| line.starts_with("# virsh edit"));
+        if page.blocks.iter().any(edit) {
+            edits += 1;
+            let prose = page.prose.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(prose.contains(merge), "{}: where does a request go in a VM that has a <metadata>?", page.name);
+        }
+    }
+    assert!(edits >= 3, "only {edits} pages with virsh edit were found");
+    assert!(read("tests/lab/scenarios/docs.sh").contains(merge), "the lab's editor looks for other words");
+}
+
+#[test]
+fn a_prompt_lasts_as_long_as_is_told() {
+    let minutes = mdevd_dbus::PROMPT_DEADLINE.as_secs() / 60;
+    let minutes = format!("Who does not answer within {minutes} minutes is refused");
+    let prose = page("docs/authorization.md").prose.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(prose.contains(&minutes), "docs/authorization.md does not say: {minutes}");
+}
+
 #[test]
 fn excerpts_are_of_their_files() {
     let mut excerpts = 0;

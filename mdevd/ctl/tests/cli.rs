@@ -233,7 +233,8 @@ fn xml_of_requests_needs_no_daemon() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(
         stderr(&output),
-        "hostdevctl: the first element goes below <domain>, the others below <devices>: virsh edit DOMAIN\n"
+        "hostdevctl: the first element goes below <domain>, the others below <devices>: virsh edit DOMAIN\n\
+         if there is a <metadata> already, put only <mdevd:devices> into it; if that is there too, only the <mdevd:request>\n"
     );
     // What `uuidgen --sha1 -n 0f154289-728c-42df-9e56-9b6c1be66e73 -N gpu0` prints.
     assert!(stdout(&output).contains("95dfa89f-59f0-54a0-83f4-c665e1e9868b"));

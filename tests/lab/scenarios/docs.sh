@@ -3,6 +3,10 @@
 
 desk=/tmp/docs # where whoever follows a page sits
 
+# What virt-install puts into a VM.
+libosinfo='<libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/xmlns/libvirt/domain/1.0">
+  <libosinfo:os id="http://debian.org/debian/12"/></libosinfo:libosinfo>'
+
 # What the pages call by the names of a big host, by those of this one.
 names() { # PAGE
   sed "s/0000:41:00\.0/$nic/g; s/0000:3b:00\.0/$igb_pf/g; s/0000:3b:10\.0/0000:01:10.0/g; s/0000:81:00\.0/mtty/g
@@ -63,8 +67,14 @@ obey() {
   line=$(shows "$expected" $printed) || fail "$line"$'\n'"by: $command"$'\n'"$out"
   case $fails$command in
     0'hostdevctl xml --domain '*) # what a person copies
-      grep '<mdevd:request' $printed >>$desk/requests
+      sed -n '/^<metadata>$/,/^<\/metadata>$/p' $printed >>$desk/metadata
       sed -n '/<hostdev/,/<\/hostdev>/p' $printed >>$desk/devices ;;
+    0'virsh edit vm1')
+      must virsh dumpxml --inactive vm1
+      for line in '<libosinfo:os ' '<mdevd:request '; do
+        expected=$(cat $desk/metadata /tmp/vm1.xml | grep -o "$line" | wc -l)
+        [ "$(grep -o "$line" <<<"$out" | wc -l)" = "$expected" ] || fail "there should be $expected of $line"$'\n'"$out"
+      done ;;
     0'virsh start vm1')
       running vm1 || fail "vm1 is $(virsh domstate vm1)"
       has_claim vm1 || fail "vm1 runs without a claim" ;;
@@ -90,20 +100,31 @@ watch() {
   :
 }
 
-# An editor for `virsh edit`: puts what was copied where the page says.
-make_editor() {
+# An editor for `virsh edit`: puts what was copied where PAGE says. Where that does not say what becomes of a <metadata> that is
+# there already, each piece is pasted whole.
+make_editor() { # PAGE
+  # shellcheck disable=SC2016 # as the page has it
+  local merge='put only `<mdevd:devices>` into it; if that is there too, only the `<mdevd:request>`'
+  ! tr '\n' ' ' <"$1" | grep -qF "$merge" || : >$desk/merges
   cat >$desk/editor <<'PYTHON'
 #!/usr/bin/python3
-import re, sys
+import os, re, sys
 
 def read(name):
     with open(name) as file:
         return file.read()
 
-xml = re.sub(r'<metadata>.*?</metadata>|<metadata/>', '', read(sys.argv[1]), flags=re.S)
-requests = ('<metadata><mdevd:devices xmlns:mdevd="urn:mdevd:domain:1">' + read('/tmp/docs/requests')
-            + '</mdevd:devices></metadata>')
-xml = re.sub('<domain [^>]*>', lambda found: found[0] + requests, xml, count=1)
+def paste(piece, below, xml):
+    return re.sub(below, lambda found: found[0] + piece, xml, count=1)
+
+xml = read(sys.argv[1])
+for whole in re.findall('<metadata>.*?</metadata>', read('/tmp/docs/metadata'), re.S):
+    if '<metadata>' not in xml or not os.path.exists('/tmp/docs/merges'):
+        xml = paste(whole, '<domain [^>]*>', xml)
+    elif '<mdevd:devices' not in xml:
+        xml = paste(re.search('<mdevd:devices.*</mdevd:devices>', whole, re.S)[0], '<metadata>', xml)
+    else:
+        xml = paste(''.join(re.findall('<mdevd:request[^>]*>', whole)), '<mdevd:devices[^>]*>', xml)
 with open(sys.argv[1], 'w') as file:
     file.write(xml.replace('<devices>', '<devices>' + read('/tmp/docs/devices'), 1))
 PYTHON
@@ -114,12 +135,12 @@ PYTHON
 follow() {
   local kind text who='' command='' fails=0 expected='' file='' written=() run=0 left=()
   rm -rf $desk && mkdir -m 777 $desk
-  : >$desk/requests && : >$desk/devices
-  make_editor
+  : >$desk/metadata && : >$desk/devices
+  make_editor "$1"
   [ -z "${newcomer:-}" ] || cp "$newcomer"/*.deb $desk/
   mkdir $desk/docs && cp -r docs/examples $desk/docs/
   must modprobe vfio-pci
-  define vm1
+  define vm1 metadata="$libosinfo"
   while IFS=$'\t' read -r kind text <&3; do
     if [[ $kind != shows && $kind != fails && -n $command ]]; then
       obey "$who" "$command" $fails "$expected"

@@ -12,7 +12,9 @@ use crate::client::{Client, functions, requests};
 use crate::error::Error;
 
 /// Where the elements go.
-pub const NOTE: &str = "the first element goes below <domain>, the others below <devices>: virsh edit DOMAIN";
+pub const NOTE: &str = "\
+the first element goes below <domain>, the others below <devices>: virsh edit DOMAIN
+if there is a <metadata> already, put only <mdevd:devices> into it; if that is there too, only the <mdevd:request>";
 
 /// The metadata and the elements. mdevd is asked for what a card consists of, and which libvirt is installed.
 pub async fn elements(domain: Uuid, args: &Xml) -> Result<(String, Vec<Element>), Error> {
