@@ -379,7 +379,7 @@ fn a_stopped_daemon_is_named_in_what_to_do() {
     let fixes: Vec<String> =
         check_host(&host).into_iter().map(|finding| finding.fix).filter(|fix| !fix.is_empty()).collect();
     has(&fixes[0], &["systemctl enable --now virtqemud.socket"]);
-    has(&fixes[1], &["systemctl reload virtqemud"]);
+    has(&fixes[1], &["systemctl try-reload-or-restart virtqemud"]);
     assert_eq!(fixes.len(), 2);
 }
 

@@ -261,8 +261,9 @@ fn hook(host: &HostFacts) -> Option<Note> {
     // Without libvirt nobody runs hooks.
     let daemon = host.libvirt.map_or(Some("libvirtd"), Libvirt::daemon)?;
     let entry = "/etc/libvirt/hooks/qemu.d/mdevd";
+    // A plain reload fails where the daemon is started on demand and does not run now.
     let again = format!(
-        "install mdevd again (its package, or 'make install prefix=/usr'), then run 'systemctl reload {daemon}'"
+        "install mdevd again (its package, or 'make install prefix=/usr'), then run 'systemctl try-reload-or-restart {daemon}'"
     );
     Some(match host.hook? {
         HookEntry::Installed => {
@@ -278,7 +279,7 @@ fn hook(host: &HostFacts) -> Option<Note> {
         HookEntry::NotExecutable => Note::setup(
             "hook-not-executable",
             format!("{entry} is not executable: libvirt passes over it and does not ask mdevd when a VM starts"),
-            format!("run 'chmod 755 {entry}' and 'systemctl reload {daemon}'"),
+            format!("run 'chmod 755 {entry}' and 'systemctl try-reload-or-restart {daemon}'"),
         ),
         HookEntry::Changed => Note::setup(
             "hook-changed",
