@@ -75,6 +75,7 @@ install: $(sbom)
 	    $(DESTDIR)$(datadir)/fish/vendor_completions.d/hostdevctl.fish $(DESTDIR)$(zshdir)/_hostdevctl
 	$(INSTALL_DATA) packaging/systemd/mdevd-metrics.timer $(DESTDIR)$(unitdir)/mdevd-metrics.timer
 	$(INSTALL_DATA) -D $(sbom) $(DESTDIR)$(docdir)/sbom.cdx.json
+	$(INSTALL_DATA) -D docs/json.md $(DESTDIR)$(docdir)/docs/json.md
 ifeq ($(bindir),/usr/bin)
 	$(INSTALL) -m755 -D libvirt-hooks/qemu.d/mdevd $(DESTDIR)$(hookdir)/mdevd
 else
@@ -95,6 +96,7 @@ uninstall:
 	rm -f $(DESTDIR)$(unitdir)/mdevd-metrics.service $(DESTDIR)$(unitdir)/mdevd-metrics.timer
 	rm -f $(DESTDIR)$(mandir)/man1/hostdevctl.1 $(DESTDIR)$(mandir)/man5/mdevd.toml.5 $(DESTDIR)$(mandir)/man5/org.mdevd1.5
 	rm -f $(DESTDIR)$(mandir)/man8/mdevd.8 $(DESTDIR)$(mandir)/man8/mdevd-hook.8 $(DESTDIR)$(docdir)/sbom.cdx.json
+	rm -f $(DESTDIR)$(docdir)/docs/json.md
 	rm -f $(DESTDIR)$(datadir)/bash-completion/completions/hostdevctl $(DESTDIR)$(zshdir)/_hostdevctl
 	rm -f $(DESTDIR)$(datadir)/fish/vendor_completions.d/hostdevctl.fish
 	-rmdir $(DESTDIR)$(libexecdir)/mdevd

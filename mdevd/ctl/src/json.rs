@@ -1,4 +1,4 @@
-//! The JSON of `--json`: which keys there are, in one place. They are documented in `mdevd/ctl/JSON.md` and stay: new ones may
+//! The JSON of `--json`: which keys there are, in one place. They are documented in `docs/json.md` and stay: new ones may
 //! be added, none is renamed, removed or given another type.
 //!
 //! Text is as the kernel and libvirt have it, unlike in tables, where what could steer a terminal is escaped. What is

@@ -117,9 +117,9 @@ fn keys(value: &Value, into: &mut BTreeSet<String>) {
 }
 
 fn are_documented(keys: &BTreeSet<String>) {
-    let documented = include_str!("../JSON.md");
+    let documented = include_str!("../../../docs/json.md");
     for key in keys {
-        assert!(documented.contains(&format!("`{key}`")), "{key} is not documented in JSON.md");
+        assert!(documented.contains(&format!("`{key}`")), "{key} is not documented in docs/json.md");
     }
 }
 
