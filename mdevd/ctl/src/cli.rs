@@ -32,7 +32,7 @@ The bus is that of DBUS_SYSTEM_BUS_ADDRESS if it is set, else the system bus.
 
 Exit status:
   0  done
-  1  refused, or there is no such thing
+  1  refused, or there is no such thing; of doctor: the host or the device asked for is not ready
   2  wrong usage
   3  mdevd cannot be reached
   4  not authorized";

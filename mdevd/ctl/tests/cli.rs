@@ -248,6 +248,14 @@ fn xml_of_requests_needs_no_daemon() {
     .output()
     .unwrap();
     assert!(stdout(&output).contains("model='vfio-ccw'"), "{}", stdout(&output));
+
+    let started = tempfile::tempdir().unwrap();
+    let mark = started.path().join("started");
+    let bus = Bus::start(Some(&format!("/usr/bin/touch {}", mark.display())));
+    let output = hostdevctl(&bus.address, &words).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    golden("xml-domain.txt", stdout(&output));
+    assert!(!mark.exists(), "the bus was asked to start mdevd");
 }
 
 #[test]

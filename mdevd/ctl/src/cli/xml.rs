@@ -17,7 +17,8 @@ pub struct Xml {
     #[arg(value_name = "DEVICE|CARD|CLAIM|DOMAIN", required_unless_present = "domain")]
     pub what: Option<String>,
     /// Of a VM with this UUID and these requests, before anything exists: the metadata and the
-    /// hostdev elements, ready for `virsh edit`. Does not need mdevd, but for the functions of a card
+    /// hostdev elements, ready for `virsh edit`. Starts no mdevd, but for the functions of a card; one
+    /// that runs says what the installed libvirt understands
     #[arg(long, value_name = "UUID", value_parser = domain_uuid, requires = "requests", conflicts_with = "what")]
     pub domain: Option<Uuid>,
     /// What the VM asks for; may be repeated

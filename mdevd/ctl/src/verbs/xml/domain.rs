@@ -16,7 +16,7 @@ pub const NOTE: &str = "\
 the first element goes below <domain>, the others below <devices>: virsh edit DOMAIN
 if there is a <metadata> already, put only <mdevd:devices> into it; if that is there too, only the <mdevd:request>";
 
-/// The metadata and the elements. mdevd is asked for what a card consists of, and which libvirt is installed.
+/// The metadata and the elements. mdevd is asked for what a card consists of and, when it runs, which libvirt is installed.
 pub async fn elements(domain: Uuid, args: &Xml) -> Result<(String, Vec<Element>), Error> {
     let (requests, pairs) = requests(&args.requests)?;
     let mut elements = Vec::new();
@@ -36,9 +36,9 @@ fn wrong(request: &Request, why: &str) -> Error {
     Error::Usage(format!("request '{}': {why}", request.name))
 }
 
-/// Which libvirt is installed; `None` where nobody says.
+/// Which libvirt is installed; `None` where nobody says. Not worth starting mdevd, or waiting for one that hangs.
 async fn installed() -> Option<LibvirtVersion> {
-    let manager = Client::connect().await.ok()?.manager().await.ok()?;
+    let manager = Client::connect_to_running().await.ok()?.manager().await.ok()?;
     manager.libvirt_version().await.ok()?.parse().ok()
 }
 
