@@ -88,6 +88,18 @@ enum PlacementWord {
 
 const KEYS: [&str; 6] = ["log-level", "mdev", "exclude-parents", "placement", "pci", "manage"];
 
+/// Where a key of [`KEYS`] belongs.
+fn place(key: &str) -> Option<&'static str> {
+    match key {
+        "log-level" => Some("belongs above the first [table]"),
+        "exclude-parents" | "placement" => Some("belongs below [mdev]"),
+        "manage" => Some("belongs below [pci]"),
+        "mdev" => Some("is a table of its own: [mdev]"),
+        "pci" => Some("is a table of its own: [pci]"),
+        _ => None,
+    }
+}
+
 /// Reads the configuration below `etc` and `usr_lib` (`/etc`, `/usr/lib`). Files that do not exist are no error.
 ///
 /// # Errors
@@ -138,9 +150,11 @@ fn parse(text: &str) -> Result<Fragment, (Option<usize>, String)> {
         // toml names the unknown key in backquotes, first in the message.
         let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
         let why = match unknown {
-            Some(key) => match nearest(key, KEYS) {
-                Some(known) => format!("unknown key '{key}'; did you mean '{known}'?"),
-                None => format!("unknown key '{key}'; the keys are {}", KEYS.join(", ")),
+            // One that there is stands in the wrong place.
+            Some(key) => match (place(key), nearest(key, KEYS)) {
+                (Some(place), _) => format!("'{key}' {place}"),
+                (None, Some(known)) => format!("unknown key '{key}'; did you mean '{known}'?"),
+                (None, None) => format!("unknown key '{key}'; the keys are {}", KEYS.join(", ")),
             },
             None => message.to_string(),
         };
@@ -236,8 +250,14 @@ mod tests {
         let (mut there, mut known) = (BTreeSet::new(), BTreeSet::from_iter(keys_of("")));
         for (key, value) in toml::from_str::<toml::Table>(&set).unwrap() {
             if let Some(table) = value.as_table() {
+                assert_eq!(place(&key).unwrap(), format!("is a table of its own: [{key}]"));
+                for inner in table.keys() {
+                    assert_eq!(place(inner).unwrap(), format!("belongs below [{key}]"));
+                }
                 there.extend(table.keys().cloned());
                 known.extend(keys_of(&format!("[{key}]\n")));
+            } else {
+                assert_eq!(place(&key).unwrap(), "belongs above the first [table]");
             }
             there.insert(key);
         }
@@ -260,6 +280,10 @@ mod tests {
             error("colour = 1\n"),
             "1: unknown key 'colour'; the keys are log-level, mdev, exclude-parents, placement, pci, manage"
         );
+        assert_eq!(error("placement = 'pack'\n"), "1: 'placement' belongs below [mdev]");
+        assert_eq!(error("[pci]\nplacement = 'pack'\n"), "2: 'placement' belongs below [mdev]");
+        assert_eq!(error("[mdev]\nlog-level = 'debug'\n"), "2: 'log-level' belongs above the first [table]");
+        assert_eq!(error("[mdev]\npci = []\n"), "2: 'pci' is a table of its own: [pci]");
         assert!(error("[mdev]\nplacement = 'tight'\n").starts_with("2: unknown variant `tight`"));
         assert!(error("[mdev]\nexclude-parents = ['a/b']\n").contains("contains '/'"));
         assert!(error("[pci]\nmanage = ['0000:41:0']\n").contains("'0000:41:0' is not a PCI card"));
