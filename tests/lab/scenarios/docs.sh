@@ -192,6 +192,7 @@ scenario_docs_administrators() {
 }
 
 scenario_docs_libvirt_users() {
+  up $igb_pf
   follow docs/libvirt-users.md
 }
 

@@ -9,7 +9,7 @@ define_vf_kill1() {
   must hostdevctl vfs $igb_pf 2
   vf=$(vf_of $igb_pf 1)
   eventually test -e "/sys/bus/pci/devices/$vf/net"
-  function_facts "$vf" >/tmp/before && vf_line $igb_pf 1 >/tmp/line-before
+  function_facts "$vf" >/tmp/before
   define kill1 request="name=\"nic0\" address=\"$vf\" mac=\"$mac\" vlan=\"42\" trust=\"on\"" device="$(hostdev_pci "$vf" no)"
   must systemctl start mdevd
 }
@@ -36,7 +36,6 @@ vf_prepared_or_not() {
 vf_is_back() {
   eventually not has_claim kill1
   as_before "$vf" /tmp/before
-  vf_line_is $igb_pf 1 /tmp/line-before
 }
 
 scenario_killed_in_release_of_a_vf() {

@@ -9,7 +9,7 @@ nvme_pf=0000:02:00.0
 driver_of() { basename "$(readlink "/sys/bus/pci/devices/$1/driver")" 2>/dev/null; }
 
 # function_facts ADDRESS: what must be the same before and after. A rebind changes power/ and the netdev's index; those do not count.
-# udev gives a new netdev its name, and one with a random address a lasting one.
+# udev gives a new netdev its name, and one with a random address a lasting one. Of a virtual function it is also what its PF says.
 function_facts() {
   local at=/sys/bus/pci/devices/$1 name
   udevadm settle
@@ -21,6 +21,9 @@ function_facts() {
   for name in "$at"/net/*; do
     [ ! -e "$name" ] || echo "netdev ${name##*/} $(cat "$name/address")"
   done
+  for name in "$at"/physfn/virtfn*; do
+    [ ! "$name" -ef "$at" ] || [ ! -e "$at/physfn/net" ] || vf_line "$(basename "$(readlink "$at/physfn")")" "${name##*virtfn}"
+  done
 }
 
 # vf_line PF INDEX: what `ip link show` says of a virtual function.
@@ -29,9 +32,6 @@ vf_line() { ip link show "$(ls "/sys/bus/pci/devices/$1/net")" | grep "vf $2 "; 
 # is_as_before ADDRESS FILE: eventually, since udev gives a netdev its name after the driver has come back
 is_as_before() { function_facts "$1" | diff "$2" -; }
 as_before() { eventually is_as_before "$1" "$2"; }
-
-vf_line_differs() { vf_line "$1" "$2" | diff "$3" -; }
-vf_line_is() { eventually vf_line_differs "$@"; }
 
 # hostdev_pci ADDRESS [MANAGED]
 hostdev_pci() {
@@ -64,14 +64,16 @@ has_function() {
   grep -q "$2" "$(claim_file "$1")" || fail "the claim does not name $2"
 }
 
-# ends_well NAME ADDRESS [what define takes]...: destroyed, QEMU killed, not even started: after each the function is what it was.
+# ends_well NAME ADDRESS CMD [what define takes]...: destroyed, QEMU killed, not even started: after each the function is what it was.
+# CMD is run while the VM runs.
 ends_well() {
-  local name=$1 address=$2
-  shift 2
+  local name=$1 address=$2 while_it_runs=$3
+  shift 3
   function_facts "$address" >/tmp/well
   define "$name" "$@"
   start "$name"
   has_function "$name" "$address"
+  $while_it_runs
   destroy "$name"
   released "$name"
   as_before "$address" /tmp/well
@@ -91,20 +93,18 @@ ends_well() {
 
 scenario_pci_function() {
   vfio
-  define pci1 request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic)"
-  start pci1
-  has_function pci1 $nic
+  ends_well pci1 $nic nic_is_shown request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic)"
+}
+
+nic_is_shown() {
   must_print 'pci1' hostdevctl show $nic
   matches 'qemu' || fail "hostdevctl show does not name QEMU"$'\n'"$out"
-  destroy pci1
-  released pci1
-  ends_well pci1 $nic request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic)"
 }
 
 # mdevd itself binds what libvirt is told to leave alone.
 scenario_pci_function_unmanaged() {
   vfio
-  ends_well pci2 $nic request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic no)"
+  ends_well pci2 $nic true request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic no)"
 }
 
 # An override that was there before is there again.
@@ -113,7 +113,7 @@ scenario_pci_function_with_an_override() {
   vfio
   echo e1000e >/sys/bus/pci/devices/$nic/driver_override
   for managed in yes no; do
-    ends_well "pci3$managed" $nic request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic $managed)"
+    ends_well "pci3$managed" $nic true request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic $managed)"
   done
   echo >/sys/bus/pci/devices/$nic/driver_override
 }
@@ -156,24 +156,20 @@ scenario_vf_as_hostdev() {
   [ "$(num_vfs $igb_pf)" = 2 ] || fail "$igb_pf has $(num_vfs $igb_pf) VFs, not 2"
   vf=$(vf_of $igb_pf 1)
   eventually test -e "/sys/bus/pci/devices/$vf/net"
-  function_facts "$vf" >/tmp/before && function_facts $igb_pf >/tmp/pf-before && vf_line $igb_pf 1 >/tmp/line-before
-  define vf1 request="name=\"nic0\" address=\"$vf\" mac=\"$mac\" vlan=\"42\" trust=\"on\"" device="$(hostdev_pci "$vf")"
-  start vf1
-  has_function vf1 "$vf"
+  function_facts $igb_pf >/tmp/pf-before
+  ends_well vf1 "$vf" vf1_is_set_up request="name=\"nic0\" address=\"$vf\" mac=\"$mac\" vlan=\"42\" trust=\"on\"" \
+    device="$(hostdev_pci "$vf")"
+  as_before $igb_pf /tmp/pf-before
+  must hostdevctl vfs $igb_pf 0
+  [ "$(num_vfs $igb_pf)" = 0 ] || fail "$igb_pf still has $(num_vfs $igb_pf) VFs"
+}
+
+vf1_is_set_up() {
   must_print "$mac" vf_line $igb_pf 1
   matches 'vlan 42' || fail "the VF is not in the VLAN"$'\n'"$out"
   matches 'trust on' || fail "the VF is not trusted"$'\n'"$out"
   must_fail_with "promised to domain 'vf1'" hostdevctl vfs $igb_pf 0
   must_fail_with "promised to domain 'vf1'" hostdevctl vfs $igb_pf 3
-  destroy vf1
-  released vf1
-  as_before "$vf" /tmp/before
-  as_before $igb_pf /tmp/pf-before
-  vf_line_is $igb_pf 1 /tmp/line-before
-  ends_well vf1 "$vf" request="name=\"nic0\" address=\"$vf\" mac=\"$mac\" vlan=\"42\" trust=\"on\"" device="$(hostdev_pci "$vf")"
-  vf_line_is $igb_pf 1 /tmp/line-before
-  must hostdevctl vfs $igb_pf 0
-  [ "$(num_vfs $igb_pf)" = 0 ] || fail "$igb_pf still has $(num_vfs $igb_pf) VFs"
 }
 
 scenario_vf_as_interface() {
@@ -183,7 +179,7 @@ scenario_vf_as_interface() {
   must hostdevctl vfs $igb_pf 1
   vf=$(vf_of $igb_pf 0)
   eventually test -e "/sys/bus/pci/devices/$vf/net"
-  function_facts "$vf" >/tmp/before && vf_line $igb_pf 0 >/tmp/line-before
+  function_facts "$vf" >/tmp/before
   define vf2 request="name=\"nic0\" address=\"$vf\" spoof-check=\"off\"" device="$(interface_pci "$vf" $mac 42)"
   start vf2
   has_function vf2 "$vf"
@@ -192,9 +188,7 @@ scenario_vf_as_interface() {
   eventually shut_off vf2
   released vf2
   as_before "$vf" /tmp/before
-  vf_line_is $igb_pf 0 /tmp/line-before
-  ends_well vf2 "$vf" request="name=\"nic0\" address=\"$vf\"" device="$(interface_pci "$vf" $mac 42)"
-  vf_line_is $igb_pf 0 /tmp/line-before
+  ends_well vf2 "$vf" true request="name=\"nic0\" address=\"$vf\"" device="$(interface_pci "$vf" $mac 42)"
   # what the request and the interface say must be the same
   define vf2 request="name=\"nic0\" address=\"$vf\" mac=\"52:54:00:00:00:99\"" device="$(interface_pci "$vf" $mac 42)"
   must_fail_with 'its MAC is .*, the request' virsh start vf2
@@ -207,7 +201,7 @@ scenario_vf_of_an_nvme() {
   must hostdevctl vfs $nvme_pf 2
   vf=$(vf_of $nvme_pf 0)
   function_facts $nvme_pf >/tmp/pf-before
-  ends_well vf3 "$vf" request="name=\"disk0\" address=\"$vf\"" device="$(hostdev_pci "$vf")"
+  ends_well vf3 "$vf" true request="name=\"disk0\" address=\"$vf\"" device="$(hostdev_pci "$vf")"
   as_before $nvme_pf /tmp/pf-before
   must hostdevctl vfs $nvme_pf 0
 }
