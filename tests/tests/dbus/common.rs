@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::future::poll_fn;
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 
@@ -239,7 +240,9 @@ pub fn error_name(error: &zbus::Error) -> String {
 pub fn root_or_left_out(what: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!(
+        // Not by the test's own output, which is only shown when it fails.
+        let _ = writeln!(
+            std::io::stderr(),
             "LEFT OUT, because the tests do not run as root: {what} (run `make check` as root, or in a container)"
         );
     }
