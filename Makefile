@@ -42,7 +42,7 @@ build:
 	@$(MAKE) --no-print-directory $(sbom)
 
 # What the programs are made of.
-$(sbom): Cargo.lock packaging/sbom
+$(sbom): Cargo.lock packaging/sbom Cargo.toml $(wildcard dbus-interfaces/Cargo.toml libvirt-hooks/*/Cargo.toml mdevd/*/Cargo.toml)
 	mkdir -p $(@D)
 	packaging/sbom >$@.new
 	mv $@.new $@
