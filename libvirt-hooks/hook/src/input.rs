@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use mdevd_core::domain_xml::{Domain, MAX_BYTES, NAMESPACE, mentions_requests};
+use mdevd_core::domain_xml::{Domain, DomainXmlError, MAX_BYTES, NAMESPACE, mentions_requests};
 
 /// What was on stdin.
 #[derive(Debug)]
@@ -20,15 +20,24 @@ pub enum Input {
 }
 
 impl Input {
-    /// Reads all there is. Of what is too much nothing is kept, but it is searched to its end: our namespace may be in
-    /// the last bytes.
-    pub fn read(mut stdin: impl Read) -> Self {
+    /// Reads a domain that is about to start: all there is. Of what is too much nothing is kept, but it is searched to
+    /// its end: our namespace may be in the last bytes.
+    pub fn read(stdin: impl Read) -> Self {
+        Self::read_as(Domain::from_bytes, stdin)
+    }
+
+    /// The same for a domain that was started before: a mistake made in its requests since does not make it unknown.
+    pub fn read_once_started(stdin: impl Read) -> Self {
+        Self::read_as(Domain::from_bytes_once_started, stdin)
+    }
+
+    fn read_as(parse: fn(&[u8]) -> Result<Domain, DomainXmlError>, mut stdin: impl Read) -> Self {
         let mut bytes = Vec::with_capacity(16 << 10);
         if let Err(error) = stdin.by_ref().take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes) {
             let why = format!("the domain XML could not be read from libvirt: {error}");
             return Self::Unreadable { ours: mentions_requests(&bytes), why };
         }
-        match Domain::from_bytes(&bytes) {
+        match parse(&bytes) {
             Ok(domain) => Self::Domain(Box::new(domain)),
             Err(error) => {
                 let ours =

@@ -211,7 +211,7 @@ fn release(started: Instant, reason: &str, args: &[OsString], caller: Option<Cal
     let (Some(caller), Some(state)) = (caller, State::of_system()) else {
         return 0;
     };
-    let Input::Domain(domain) = Input::read(io::stdin().lock()) else {
+    let Input::Domain(domain) = Input::read_once_started(io::stdin().lock()) else {
         return 0;
     };
     let Some(claim) = state.claim(domain.uuid) else {
@@ -248,7 +248,7 @@ fn release(started: Instant, reason: &str, args: &[OsString], caller: Option<Cal
 /// A libvirt daemon was restarted and found the domain running. Whatever goes wrong here: failing would kill the guest.
 fn reconnect(started: Instant, caller: Option<Caller>) -> i32 {
     if let (Some(caller), Some(state)) = (caller, State::of_system())
-        && let Input::Domain(domain) = Input::read(io::stdin().lock())
+        && let Input::Domain(domain) = Input::read_once_started(io::stdin().lock())
         && (!domain.requests.is_empty() || state.claim(domain.uuid).is_some())
     {
         // The daemon adopts running domains by itself as well.

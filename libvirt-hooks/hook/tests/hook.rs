@@ -184,6 +184,23 @@ async fn release_names_the_run_of_the_claim() {
 }
 
 #[tokio::test]
+async fn requests_that_were_spoiled_while_the_domain_ran_hide_no_end() {
+    let host = Host::with_bus();
+    let _daemon = host.daemon(Mood::Willing).await;
+    host.claim_of_run();
+    // 'virsh metadata --live --set' takes any element.
+    let spoiled = xml(&format!("<mdevd:request xmlns:mdevd='{NAMESPACE}' name='tty0' type='mtty-1'/>"));
+    assert_eq!(host.prepare(&spoiled).await.code, 1);
+    host.reconnect(&spoiled).await.silent();
+    host.release(&spoiled).await.silent();
+    let calls = host.calls();
+    assert!(
+        matches!(calls.as_slice(), [Call::Adopt { requests: 0, .. }, end] if *end == released("destroyed")),
+        "{calls:?}"
+    );
+}
+
+#[tokio::test]
 async fn release_of_no_claim_or_of_no_run_does_nothing() {
     let host = Host::with_bus();
     let _daemon = host.daemon(Mood::Willing).await;

@@ -91,6 +91,16 @@ impl Domain {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DomainXmlError> {
         Self::parse(utf8(bytes)?)
     }
+
+    /// As [`Domain::from_bytes`], of a domain that has been started: what its requests have come to since (`virsh metadata` changes
+    /// them under a running domain) must not keep it from being known. If they are not where they belong, or a hostdev is ill-formed,
+    /// it has none.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn from_bytes_once_started(bytes: &[u8]) -> Result<Self, DomainXmlError> {
+        read::once_started(utf8(bytes)?)
+    }
 }
 
 /// What libvirt keeps of a running domain in `/run/libvirt/qemu/NAME.xml`.
@@ -105,7 +115,7 @@ pub struct DomainStatus {
 }
 
 impl DomainStatus {
-    /// Reads `<domstatus>`; the domain inside as by [`Domain::parse`].
+    /// Reads `<domstatus>`; the domain inside as by [`Domain::from_bytes_once_started`].
     ///
     /// # Errors
     /// What is wrong, and where.

@@ -288,6 +288,10 @@ fn requests_in_the_wrong_place_are_refused() {
         let xml = domain(&metadata, "");
         let column = xml.find(blamed).unwrap() + 1;
         assert_eq!(error(&xml), format!("the domain XML is refused at line 1, column {column}: {why}"));
+        // Under a domain that runs they may have become so: it is still the one it is.
+        let plain = Domain::parse(&domain("", "")).unwrap();
+        assert_eq!(Domain::from_bytes_once_started(xml.as_bytes()), Ok(plain.clone()), "{metadata}");
+        assert_eq!(DomainStatus::parse(&format!("<domstatus>{xml}</domstatus>")).unwrap().domain, plain, "{metadata}");
     }
     // two <metadata> do not get around it
     let ours = format!("<metadata><mdevd:devices {OURS}/></metadata>");

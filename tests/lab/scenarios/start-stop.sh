@@ -67,6 +67,19 @@ scenario_back_to_back() {
   released vm7 "$mdev"
 }
 
+# `virsh metadata --set` takes any element, and the hook is given what has become of the XML.
+scenario_requests_spoiled_while_running() {
+  define_tty vm10
+  start vm10
+  must virsh metadata vm10 urn:mdevd:domain:1 --key mdevd --live --set '<request name="tty0" type="mtty-1"/>'
+  must_print '^keep.*held by' hostdevctl reconcile
+  runs_with vm10 "$mdev"
+  destroy vm10
+  # at the hook's word, and not only when mdevd has looked twice
+  eventually 15 not has_claim vm10
+  released vm10 "$mdev"
+}
+
 scenario_managed_save_is_refused() {
   define_tty vm8
   start vm8

@@ -31,6 +31,15 @@ type Result<T> = core::result::Result<T, DomainXmlError>;
 pub(super) fn domain(text: &str) -> Result<Domain> {
     let mut walk = Walk::new(text, "domain");
     walk.run()?;
+    match walk.unfit.take() {
+        Some(unfit) => Err(unfit),
+        None => walk.domain(),
+    }
+}
+
+pub(super) fn once_started(text: &str) -> Result<Domain> {
+    let mut walk = Walk::new(text, "domain");
+    walk.run()?;
     walk.domain()
 }
 
@@ -95,6 +104,8 @@ struct Walk<'t> {
     hostdevs: Vec<Hostdev>,
     /// The first hostdev that could not be understood.
     bad_hostdev: Option<DomainXmlError>,
+    /// Why the requests, which are not where they belong or are for such a hostdev, cannot be taken.
+    unfit: Option<DomainXmlError>,
 }
 
 impl<'t> Walk<'t> {
@@ -116,6 +127,7 @@ impl<'t> Walk<'t> {
             draft: None,
             hostdevs: Vec::new(),
             bad_hostdev: None,
+            unfit: None,
         }
     }
 
@@ -177,16 +189,17 @@ impl<'t> Walk<'t> {
         if !self.root_seen {
             return Err(self.error(format!("there is no <{}> in it", self.root)));
         }
+        if !self.requests.is_empty() {
+            self.unfit = self.unfit.take().or(self.bad_hostdev.take());
+        }
+        if self.unfit.is_some() {
+            self.requests.clear();
+        }
         Ok(())
     }
 
     /// What the walk has found, once it is over.
     fn domain(self) -> Result<Domain> {
-        if let Some(bad) = self.bad_hostdev
-            && !self.requests.is_empty()
-        {
-            return Err(bad);
-        }
         let uuid = self.uuid.ok_or_else(|| DomainXmlError::nowhere("the domain has no <uuid>"))?;
         let name = self.name.ok_or_else(|| DomainXmlError::nowhere("the domain has no <name>"))?;
         Ok(Domain { uuid, name, requests: self.requests, hostdevs: self.hostdevs })
@@ -203,10 +216,11 @@ impl<'t> Walk<'t> {
             (Some(Place::Domain), Ns::None, "uuid") => self.collect(Place::Uuid),
             (Some(Place::Domain), Ns::None, "metadata") => Place::Metadata,
             (Some(Place::Domain), Ns::None, "devices") => Place::Devices,
-            (Some(Place::Metadata), Ns::Ours, _) => self.ours(full_name.0, name)?,
+            (Some(Place::Metadata), Ns::Ours, _) => self.ours(full_name.0, name),
             (Some(Place::Ours), Ns::Ours, "request") => self.request(attributes),
             (Some(place @ (Place::Ours | Place::Request)), Ns::Ours | Ns::None, _) => {
-                return Err(self.error(self.stray(*place, namespace, full_name.0)));
+                let why = self.stray(*place, namespace, full_name.0);
+                self.unfit(why)
             }
             (Some(Place::Devices), Ns::None, "hostdev" | "interface") => {
                 self.draft = Draft::begin(name == "interface", &attributes, self.at);
@@ -293,21 +307,29 @@ impl<'t> Walk<'t> {
     }
 
     /// An element of our namespace right below `<metadata>`.
-    fn ours(&mut self, full_name: &str, name: &str) -> Result<Place> {
+    fn ours(&mut self, full_name: &str, name: &str) -> Place {
         if name != "devices" {
-            return Err(self.error(format!(
+            return self.unfit(format!(
                 "{} in the metadata: of namespace {NAMESPACE} only <devices> belongs there",
                 tag(full_name)
-            )));
+            ));
         }
         if self.ours_seen {
-            return Err(self.error(format!(
+            return self.unfit(format!(
                 "a second {} of namespace {NAMESPACE} in the metadata, which libvirt would silently drop: put all requests into one",
                 tag(full_name)
-            )));
+            ));
         }
         self.ours_seen = true;
-        Ok(Place::Ours)
+        Place::Ours
+    }
+
+    /// An element that spoils the requests, and not what else is read: which domain it is must be known even then.
+    fn unfit(&mut self, why: String) -> Place {
+        if self.unfit.is_none() {
+            self.unfit = Some(self.error(why));
+        }
+        Place::Other
     }
 
     fn request(&mut self, attributes: Attributes<'_>) -> Place {
