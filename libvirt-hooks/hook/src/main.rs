@@ -6,8 +6,8 @@
 //!
 //! - A failing `prepare` refuses the start, and stderr reaches the person who asked for it. A domain without a request
 //!   of ours is never even heard of on the bus, unless a claim of it is left over or it has a PCI function that the
-//!   configuration says to manage, and is refused only while somebody else has such a function. What else is wrong with a
-//!   function that nobody requests keeps no domain from starting.
+//!   configuration says to manage, and is refused only while somebody else has such a function or is at work with it.
+//!   What else is wrong with a function that nobody requests keeps no domain from starting.
 //! - A failing `reconnect` kills the guest: it never fails.
 //! - What is printed on stdout replaces the domain's XML in some operations: nothing is ever printed there.
 //!
@@ -138,6 +138,10 @@ fn prepare(started: Instant, name: &str, args: &[OsString], caller: Option<Calle
     let subject = Subject::of(&domain);
     let outcome = match (requested, has_managed) {
         (true, _) => bus::prepare(&subject, caller, started + PREPARE_LIMIT),
+        // What an earlier run had may be about to go back to the host, and must not when this run has it.
+        (false, true) if state.claim(domain.uuid).is_some() => {
+            bus::prepare_without_start(&subject, caller, started + PREPARE_LIMIT)
+        }
         (false, true) => bus::prepare_without_start(&subject, caller, started + MANAGED_LIMIT),
         // The claim is left over from an earlier run, and no concern of this start.
         (false, false) => bus::prepare(&subject, caller, started + NOTICE_LIMIT),
@@ -151,7 +155,7 @@ fn prepare(started: Instant, name: &str, args: &[OsString], caller: Option<Calle
         outcome => outcome,
     };
     match outcome {
-        Err(failure) if requested || (has_managed && refused_as(&failure) == Some(ErrorName::InUse)) => {
+        Err(failure) if requested || (has_managed && refused_as(&failure).is_some_and(is_taken)) => {
             complain(&refusal(&domain, &failure));
             1
         }

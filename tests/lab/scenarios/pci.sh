@@ -118,6 +118,19 @@ scenario_pci_function_with_an_override() {
   echo >/sys/bus/pci/devices/$nic/driver_override
 }
 
+# Claimed for whoever has it in libvirt's own XML, where the configuration says so.
+scenario_pci_function_of_manage() {
+  vfio
+  trap 'rm /etc/mdevd/conf.d/lab.toml; hostdevctl reload' EXIT
+  mkdir -p /etc/mdevd/conf.d
+  printf '[pci]\nmanage = ["%s"]\n' $nic >/etc/mdevd/conf.d/lab.toml
+  must hostdevctl reload
+  define pci9 device="$(hostdev_pci $nic)"
+  ends_well pci8 $nic pci9_is_refused device="$(hostdev_pci $nic)"
+}
+
+pci9_is_refused() { must_fail_with "promised to domain 'pci8'" virsh start pci9; }
+
 scenario_pci_two_domains_one_function() {
   vfio
   define pci5 request="name=\"nic0\" address=\"$nic\"" device="$(hostdev_pci $nic)"
