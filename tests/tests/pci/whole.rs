@@ -3,7 +3,7 @@
 use mdevd_core::claim::{ClaimState, Undo};
 use mdevd_dbus::{ErrorName, path, wire};
 use mdevd_tests::fakesys::{self, Fault, Point};
-use mdevd_tests::harness::{Domain, claim_files, eventually, text_dict};
+use mdevd_tests::harness::{Daemon, Domain, claim_files, eventually, text_dict};
 
 use super::common::*;
 
@@ -89,6 +89,26 @@ async fn what_libvirt_did_not_give_back_mdevd_does() {
     assert!(vm.release(&lab.manager).await.unwrap());
     lab.freed(&vm).await;
     assert_eq!(lab.bound(NIC), on("e1000e", None));
+    lab.nothing_left().await;
+}
+
+/// A VM that does not request a function of `manage` starts also when mdevd dies before it has answered, and libvirt binds the function.
+#[tokio::test]
+async fn a_promise_of_which_nothing_was_begun_takes_nothing_back() {
+    let mut lab = Lab::start(nics()).await;
+    let vm = wants_managed("vm1", NIC);
+    vm.prepare(&lab.manager).await.unwrap();
+    lab.daemon.kill(&lab.bus).await;
+    let file = vm.claim_file(&lab.host);
+    let mut claim = lab.claim(&vm).unwrap();
+    claim.state = ClaimState::Planned;
+    std::fs::write(file, serde_json::to_vec(&claim).unwrap()).unwrap();
+    lab.host.set_override(NIC, Some("vfio-pci"));
+    lab.host.unbind(NIC);
+    lab.host.bind(NIC, "vfio-pci").unwrap();
+    lab.daemon = Daemon::start(&lab.host, &lab.bus).await;
+    lab.freed(&vm).await;
+    assert_eq!((lab.bound(NIC), lab.host.sys_writes()), (on("vfio-pci", Some("vfio-pci")), Vec::new()));
     lab.nothing_left().await;
 }
 

@@ -52,7 +52,8 @@ impl Engine {
         self.look_at_needs(&draft.needs).await?;
         self.look_at_choice(&draft).await?;
         let id = draft.id;
-        if let Err(error) = in_time(deadline).and_then(|()| self.reserve(&draft)) {
+        let in_time = in_time(deadline, "looking at the host took longer than the caller waits; nothing is promised");
+        if let Err(error) = in_time.and_then(|()| self.reserve(&draft)) {
             // The look may have found something new.
             self.publish().await;
             return Err(error);
@@ -335,8 +336,13 @@ impl Engine {
             }
         }
         self.nobody_released(id)?;
-        in_time(deadline)?;
-        self.update_claim(id, |claim| claim.state = ClaimState::Ready)
+        in_time(deadline, "its devices were ready later than the caller waits; they are given back")?;
+        self.update_claim(id, |claim| claim.state = ClaimState::Ready).inspect_err(|_| {
+            // On disk it is not.
+            if let Some(claim) = self.state.borrow_mut().claims.get_mut(id) {
+                Arc::make_mut(claim).state = ClaimState::Preparing;
+            }
+        })
     }
 
     /// The kernel took the write, and what it has made is of another type than it should be. It is this claim's all the same: the undo
@@ -487,12 +493,11 @@ pub fn keep(claim: &mut Claim, step: &Step) {
     }
 }
 
-fn in_time(deadline: Instant) -> Result<()> {
+fn in_time(deadline: Instant, otherwise: &str) -> Result<()> {
     if Instant::now() < deadline {
         return Ok(());
     }
-    let message = "looking at the host took longer than the caller waits; nothing is promised; try again";
-    Err(Error::new(ErrorName::TimedOut, message))
+    Err(Error::new(ErrorName::TimedOut, format!("{otherwise}; try again")))
 }
 
 fn cancelled() -> Error {

@@ -47,8 +47,8 @@ impl Engine {
                 // A call that came as soon as the bus had our name.
                 _ if self.state.borrow().working.contains(&claim.id) => {}
                 ClaimState::Releasing | ClaimState::Failed if is_of_end(&claim.plan) => self.finish_behind(claim.id),
-                // Being prepared, and perhaps its release had come already. Whoever asked got no answer, so no VM starts with these
-                // devices.
+                // Being prepared, and perhaps its release had come already. Whoever asked got no answer, so no VM starts with what was
+                // begun for it.
                 ClaimState::Planned | ClaimState::Preparing | ClaimState::Releasing | ClaimState::Failed => {
                     let why = "mdevd was stopped while preparing it";
                     let written = self.update_claim(&claim.id, |claim| begin_end(claim, why));

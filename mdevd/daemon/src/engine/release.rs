@@ -379,10 +379,16 @@ impl Engine {
     }
 }
 
-/// Turns a claim from being prepared, or from being ready, to its end. The grants whose device was not being made yet when the work
-/// stopped go at once: there is nothing of them to undo, and a device that has their UUID is somebody else's.
+/// Turns a claim from being prepared, or from being ready, to its end. The grants of which nothing was begun when the work stopped go
+/// at once: there is nothing of them to undo. A device that has their UUID is somebody else's, and a function that libvirt binds may be
+/// on its way into a VM, which the hook lets start without an answer when it does not request the function.
 pub fn begin_end(claim: &mut Claim, why: &str) {
-    if claim.plan.next().is_some() && !is_of_end(&claim.plan) {
+    let was_preparing = match claim.state {
+        ClaimState::Planned | ClaimState::Preparing => true,
+        ClaimState::Ready => false,
+        ClaimState::Releasing | ClaimState::Failed => !is_of_end(&claim.plan),
+    };
+    if was_preparing {
         let begun: Vec<_> = claim.plan.steps.iter().take(claim.plan.done + 1).map(Step::device).collect();
         claim.grants.retain(|grant| grant.undo == Undo::Keep || begun.contains(&grant.key()));
     }
