@@ -393,3 +393,21 @@ async fn a_driver_that_removes_its_devices_itself_is_waited_for() {
     stage.wait_clean().await;
     assert_eq!(stage.writes(), [(A.into(), "create", None)]);
 }
+
+/// It is waited for once, and not once for each device: the start that follows waits 8 s.
+#[tokio::test]
+async fn a_driver_that_does_not_remove_them_after_all_is_not_waited_for_longer_than_a_start_waits() {
+    let stage = Stage::start(mdevd_tests::fakesys::host().parent(A).driver("nvidia").mdev_type("nvidia-63", 4)).await;
+    let domain = Domain::wants("vm", &["nvidia-63", "nvidia-63"]);
+    domain.prepare(&stage.manager).await.unwrap();
+    let qemu = stage.host.process(QEMU, "qemu", &["qemu"]).opens_group_of(domain.mdevs[0]);
+    stage.host.domain_runs("vm", QEMU, &domain_xml(&domain)).unwrap();
+    wait_seen(&stage, &domain).await;
+    stage.host.domain_stops("vm").unwrap();
+    qemu.vanish();
+    assert!(domain.release(&stage.manager).await.unwrap());
+    assert_eq!(stage.host.mdevs().len(), 2, "it is waited for");
+    preparing(&stage, &domain, 10_000).await.unwrap().unwrap();
+    let verbs: Vec<&str> = stage.writes().iter().map(|(_, verb, _)| *verb).collect();
+    assert_eq!(verbs, ["create", "create", "remove", "remove", "create", "create"]);
+}

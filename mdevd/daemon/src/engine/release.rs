@@ -143,11 +143,13 @@ impl Engine {
         let Some(claim) = self.claim(id) else { return true };
         let mut problems = Vec::new();
         let mut left = Vec::new();
+        // For all devices together: the next start waits for no more.
+        let self_removal_by = Instant::now() + SELF_REMOVAL;
         // Last first, and on past failures.
         for key in claim.grants.iter().rev().map(Grant::key) {
             // A write that came back late may have said meanwhile that the device is not ours.
             let Some(grant) = self.claim(id).and_then(|now| now.grant(key).cloned()) else { continue };
-            match self.give_back_one(&claim, &grant).await {
+            match self.give_back_one(&claim, &grant, self_removal_by).await {
                 Given::Back => self.mark_given_back(id, &grant),
                 Given::Not(why) => {
                     problems.push(why);
@@ -194,7 +196,7 @@ impl Engine {
         }
     }
 
-    async fn give_back_one(self: &Rc<Self>, claim: &Claim, grant: &Grant) -> Given {
+    async fn give_back_one(self: &Rc<Self>, claim: &Claim, grant: &Grant, self_removal_by: Instant) -> Given {
         if grant.undo == Undo::Keep {
             return Given::Back;
         }
@@ -203,7 +205,7 @@ impl Engine {
             return Given::Not(format!("{key} is stuck: {why}"));
         }
         match &grant.device {
-            Granted::Mdev(mdev) => self.remove_granted(claim, mdev).await,
+            Granted::Mdev(mdev) => self.remove_granted(claim, mdev, self_removal_by).await,
             Granted::Pci(function) => self.restore_granted(function).await,
         }
     }
@@ -260,7 +262,7 @@ impl Engine {
         Given::Not(format!("{address} does not come back to what it was; see the kernel's log: journalctl -k"))
     }
 
-    async fn remove_granted(self: &Rc<Self>, claim: &Claim, grant: &GrantedMdev) -> Given {
+    async fn remove_granted(self: &Rc<Self>, claim: &Claim, grant: &GrantedMdev, self_removal_by: Instant) -> Given {
         let (uuid, key) = (grant.uuid, DeviceKey::Mdev(grant.uuid));
         if let Err(why) = self.refresh_mdevs(&[uuid]).await {
             return Given::Not(why);
@@ -278,7 +280,7 @@ impl Engine {
                 return Given::Not(format!("{uuid} is used by {}", other.owner));
             }
         }
-        if claim.seen && self.removes_itself(&uuid).await {
+        if claim.seen && self.removes_itself(&uuid, self_removal_by).await {
             return Given::Back;
         }
         let step = Step::Remove { parent: grant.parent.clone(), uuid };
@@ -304,8 +306,7 @@ impl Engine {
     }
 
     /// Waits for a driver that removes a device by itself once its VM has ended. True when it is gone.
-    async fn removes_itself(self: &Rc<Self>, uuid: &MdevUuid) -> bool {
-        let deadline = Instant::now() + SELF_REMOVAL;
+    async fn removes_itself(self: &Rc<Self>, uuid: &MdevUuid, deadline: Instant) -> bool {
         loop {
             let change = self.changed.notified();
             {
