@@ -335,6 +335,28 @@ async fn a_running_domain_is_adopted_at_start_up() {
 }
 
 #[tokio::test]
+async fn a_device_that_a_manual_claim_has_is_only_lent_when_its_domain_is_adopted() {
+    let mut stage = Stage::start(two_cards()).await;
+    let domain = Domain::wants("vm", &[GOLD]);
+    let uuid = domain.mdevs[0];
+    let under = HashMap::from([("uuid", uuid.to_string().into())]);
+    stage.manager.create_mdev(GOLD, &under).await.unwrap();
+    let _qemu = stage.host.process(QEMU, "qemu", &["qemu"]).opens_group_of(uuid);
+    stage.host.domain_runs("vm", QEMU, &domain_xml(&domain)).unwrap();
+    stage.kill().await;
+    stage.again().await;
+    eventually("its claim", || async { domain.claim_file(&stage.host).exists() }).await;
+    assert_eq!(claim_json(&domain.claim_file(&stage.host))["grants"][0]["undo"], "keep");
+    stage.host.domain_stops("vm").unwrap();
+    _qemu.vanish();
+    assert!(domain.release(&stage.manager).await.unwrap());
+    assert_eq!(claim_files(&stage.host).len(), 1, "the manual claim is left");
+    assert!(stage.mdev(uuid).await.remove(&HashMap::new()).await.unwrap());
+    stage.wait_no_claims().await;
+    assert_eq!(stage.host.mdevs(), []);
+}
+
+#[tokio::test]
 async fn lost_claims_of_running_domains_are_found_again() {
     let mut stage = Stage::start(two_cards()).await;
     let domain = Domain::wants("vm", &[GOLD]);

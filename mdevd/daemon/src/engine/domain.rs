@@ -246,7 +246,9 @@ impl Engine {
                         // What the request says matters at the start; a device that a running VM has is its own as it is.
                         let has = MdevNeed { wanted: Wanted::Existing, numa_node: None, model: None, ..need.clone() };
                         if let Some(mut grant) = take_existing(&context, &has, true)? {
-                            if need.uuid == MdevUuid::derived(call.uuid, &need.name) {
+                            // What it borrows of a claim made by hand goes with that one.
+                            let is_lent = claims.iter().any(|claim| claim.grant(grant.key()).is_some());
+                            if need.uuid == MdevUuid::derived(call.uuid, &need.name) && !is_lent {
                                 grant.undo = Undo::Remove;
                             }
                             grants.push(grant);
