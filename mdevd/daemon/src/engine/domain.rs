@@ -157,6 +157,8 @@ impl Engine {
                         return Err(Error::new(ErrorName::Unavailable, message));
                     }
                 }
+                // Its libvirt daemon may have ended during the looks, and the next have begun the run whose claim this is.
+                self.caller_lives(call).await?;
                 self.release(&call.uuid, Some(claim.run), "a new run begins", Instant::now()).await?;
                 continue;
             }

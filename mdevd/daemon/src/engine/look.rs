@@ -157,6 +157,10 @@ impl Engine {
             let reason = if dry_run {
                 "it runs with requests and has no claim".to_string()
             } else {
+                // It may have stopped, and its claim be gone for that, since the files were read.
+                if !matches!(self.domain_runs(&uuid).await, Known::Known(true)) {
+                    continue;
+                }
                 match self.adopt_unclaimed(&call).await {
                     Ok(true) => "it runs with requests and had no claim".to_string(),
                     Ok(false) => continue,
