@@ -11,7 +11,7 @@ use std::time::Duration;
 use faults_common::*;
 use mdevd_dbus::ErrorName;
 use mdevd_dbus::wire::text;
-use mdevd_tests::fakesys::{self, Builder, Fault, Op};
+use mdevd_tests::fakesys::{self, Builder, Fault, Op, Point};
 use mdevd_tests::harness::{Domain, claim_files, claim_json, eventually, hostdev, text_dict};
 use uuid::Uuid;
 
@@ -59,6 +59,23 @@ async fn what_is_promised_is_not_promised_again() {
     hang.let_go();
     start.await.unwrap().unwrap();
     assert_eq!(stage.host.mdevs(), [(first.mdevs[0], A.into(), GOLD.into())]);
+}
+
+/// The kernel counts a device as soon as it makes it, and until it is there it counts as promised: a look in between must not count it twice.
+#[tokio::test]
+async fn what_is_being_made_is_counted_once() {
+    let stage = Stage::start(fakesys::host().parent(A).driver("i915").mdev_type(GOLD, 2)).await;
+    let hang = stage.host.fault_at(Point::after_write("sys/**/create"), Fault::Hang);
+    let (first, second) = (Domain::wants("first", &[GOLD]), Domain::wants("second", &[GOLD]));
+    let one = preparing(&stage, &first, 8000);
+    met(&hang, 1).await;
+    stage.manager.rescan(&HashMap::new()).await.unwrap();
+    let other = preparing(&stage, &second, 8000);
+    eventually("the second one is promised what is left", || async { claim_files(&stage.host).len() == 2 }).await;
+    hang.let_go();
+    one.await.unwrap().unwrap();
+    other.await.unwrap().unwrap();
+    assert_eq!(stage.host.mdevs().len(), 2);
 }
 
 /// `virsh destroy` and `virsh start` back to back, while the kernel takes its time with the removal: longer than a single write may take.

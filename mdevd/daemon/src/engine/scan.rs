@@ -184,6 +184,7 @@ impl Engine {
             .await;
         match scan {
             Ok(Ok(Some((mut scan, passed_over)))) => {
+                let changing = self.is_changing(name);
                 let mut state = self.state.borrow_mut();
                 // A write began while the look was under way: what the look saw of its device is a moment in the middle.
                 let also = state.in_flight.clone();
@@ -207,6 +208,14 @@ impl Engine {
                     {
                         let mdev = state.stuck_mdev(uuid, name, why);
                         scan.mdevs.push(mdev);
+                    }
+                }
+                // What is being made may be counted by the kernel already, and is counted as promised as long as it is not there. The
+                // step's end has the whole parent looked at once more.
+                let known = state.inventory.parent(name).filter(|_| changing);
+                for (id, known) in known.iter().flat_map(|parent| &parent.types) {
+                    if let Some(seen) = scan.parent.types.get_mut(id) {
+                        seen.available = known.available;
                     }
                 }
                 state.notes.remove(&format!("parent {name}"));
