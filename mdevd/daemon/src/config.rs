@@ -156,10 +156,22 @@ fn parse(text: &str) -> Result<Fragment, (Option<usize>, String)> {
                 (None, Some(known)) => format!("unknown key '{key}'; did you mean '{known}'?"),
                 (None, None) => format!("unknown key '{key}'; the keys are {}", KEYS.join(", ")),
             },
-            None => message.to_string(),
+            None => match line.and_then(|line| key_at(text, line)) {
+                Some(key) => format!("'{key}': {message}"),
+                None => message.to_string(),
+            },
         };
         (line, why)
     })
+}
+
+/// The key whose value a line is part of, which it names itself or one above it does. None where the text is no TOML.
+fn key_at(text: &str, line: usize) -> Option<&'static str> {
+    toml::from_str::<toml::Table>(text).ok()?;
+    let lines: Vec<&str> = text.lines().take(line).filter(|line| !line.trim_start().starts_with('#')).collect();
+    let (key, _) = lines.into_iter().rev().find_map(|line| line.split_once('='))?;
+    let key = key.rsplit('.').next()?.trim_matches([' ', '\t', '"', '\'']);
+    KEYS.into_iter().find(|known| *known == key)
 }
 
 fn apply(config: &mut Config, fragment: Fragment) {
@@ -284,9 +296,25 @@ mod tests {
         assert_eq!(error("[pci]\nplacement = 'pack'\n"), "2: 'placement' belongs below [mdev]");
         assert_eq!(error("[mdev]\nlog-level = 'debug'\n"), "2: 'log-level' belongs above the first [table]");
         assert_eq!(error("[mdev]\npci = []\n"), "2: 'pci' is a table of its own: [pci]");
-        assert!(error("[mdev]\nplacement = 'tight'\n").starts_with("2: unknown variant `tight`"));
-        assert!(error("[mdev]\nexclude-parents = ['a/b']\n").contains("contains '/'"));
-        assert!(error("[pci]\nmanage = ['0000:41:0']\n").contains("'0000:41:0' is not a PCI card"));
-        assert!(error("x =\n").starts_with("1: "));
+        // A value that is wrong, where it stands and of which key.
+        for (text, place, word) in [
+            ("[mdev]\nplacement = 'tight'\n", "2: 'placement': ", "unknown variant `tight`"),
+            ("mdev.\"placement\" = 'tight'\n", "1: 'placement': ", "unknown variant `tight`"),
+            ("[mdev]\nexclude-parents = ['a/b']\n", "2: 'exclude-parents': ", "contains '/'"),
+            ("[mdev]\nexclude-parents = 7\n", "2: 'exclude-parents': ", "invalid type"),
+            (
+                "[mdev]\nplacement = 'pack'\nexclude-parents = [\n  'mtty',\n# a = b\n  'a/b',\n]\n",
+                "3: 'exclude-parents': ",
+                "/",
+            ),
+            ("[pci]\nmanage = [\n# a = b\n  7,\n]\n", "4: 'manage': ", "invalid type"),
+            ("[pci]\nmanage = ['0000:41:0']\n", "2: 'manage': ", "'0000:41:0' is not a PCI card"),
+        ] {
+            let error = error(text);
+            assert!(error.starts_with(place) && error.contains(word), "{text}: {error}");
+        }
+        // What is no TOML has no keys.
+        let error = error("log-level = 'info'\nx =\n");
+        assert!(error.starts_with("2: ") && !error.contains("log-level"), "{error}");
     }
 }
