@@ -172,6 +172,8 @@ pub struct MdevView {
     pub claim: Option<(Uuid, u32)>,
     /// Whether that claim made it.
     pub made: bool,
+    /// The attributes that the claim sets on it, in order.
+    pub attributes: Vec<(String, String)>,
 }
 
 impl MdevView {
@@ -380,6 +382,10 @@ impl Snapshot {
                 mdev: mdev.clone(),
                 claim: claim.map(|(claim, _)| (claim.id, claim.owner_uid)),
                 made: claim.is_some_and(|(_, made)| *made),
+                attributes: claim
+                    .and_then(|(claim, _)| claim.grant(DeviceKey::Mdev(mdev.uuid))?.mdev())
+                    .map(|granted| granted.attributes.clone())
+                    .unwrap_or_default(),
             };
             (mdev.uuid.0, view)
         });

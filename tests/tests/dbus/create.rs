@@ -226,6 +226,11 @@ async fn attributes_are_written_in_order_and_may_repeat() {
         })
         .collect();
     assert_eq!(writes, wanted.map(|(name, value)| (name.to_string(), value.to_string())));
+    // Whoever hands the device on to libvirt hands them on too.
+    let uuid = mdev_uuid(mdev.as_str());
+    let xml = lab.mdev(uuid).await.nodedev_xml(&none()).await.unwrap();
+    let attrs: Vec<&str> = xml.lines().map(str::trim).filter(|line| line.starts_with("<attr ")).collect();
+    assert_eq!(attrs, wanted.map(|(name, value)| format!("<attr name='{name}' value='{value}'/>")));
     // None at all is also a list.
     lab.manager.create_mdev(GPU, &attributes(&[])).await.unwrap();
 }

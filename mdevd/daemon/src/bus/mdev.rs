@@ -96,14 +96,15 @@ impl MdevObject {
     ) -> Result<String> {
         authorize(connection, &header, None, &[]).await?;
         no_options(options)?;
-        let mdev = &self.view.get().mdev;
+        let view = self.view.get();
+        let mdev = &view.mdev;
         let Some(mdev_type) = &mdev.mdev_type else {
             return Err(Error::new(
                 ErrorName::NotSupported,
                 format!("the type of {} is not known: it is half removed", mdev.uuid),
             ));
         };
-        Ok(nodedev_xml(mdev.uuid, &mdev.parent, mdev_type, &[]))
+        Ok(nodedev_xml(mdev.uuid, &mdev.parent, mdev_type, &view.attributes))
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
