@@ -193,6 +193,9 @@ async fn a_device_without_its_type_is_stuck_and_stays() {
     stage.wait_mdev(domain.mdevs[0], "stuck").await;
     assert_eq!(stage.mdev(domain.mdevs[0]).await.mdev_type().await.unwrap(), "");
     stage.wait_problem(&domain.mdevs[0].to_string(), "mdev_type").await;
+    stage.reconcile().await;
+    assert_eq!(stage.host.mdevs().len(), 1);
+    assert_eq!(stage.writes().iter().map(|(_, verb, _)| *verb).collect::<Vec<_>>(), ["create"]);
 }
 
 #[tokio::test]

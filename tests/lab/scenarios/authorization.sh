@@ -87,11 +87,14 @@ as() {
 # `prompt` has), or the error; a tab, and what was to be read.
 write_caller() {
   cat >$caller <<'PYTHON'
-import glob, os, pwd, sys
+import glob, os, pwd, sys, time
 import xml.etree.ElementTree as ET
 from gi.repository import Gio, GLib
 
-users, in_flight = sys.argv[1].split(), int(sys.argv[2])
+users, polkit_is = sys.argv[1].split(), sys.argv[2]
+# One by one, so that it is clear what was asked for; all at once where polkit does not answer; else so few that it does within the 10 s
+# that mdevd gives it.
+in_flight = 1 if users == ['prompt'] else 100 if polkit_is == 'hanging' else 4
 owners_mdev, owners_claim, roots_mdev, roots_claim, function, pf, vf = sys.argv[3:]
 UUID = 'c2177883-f1bb-47f0-914d-32a22e3a8804'
 SAMPLES = {
@@ -192,7 +195,9 @@ cells = {}
 loop = GLib.MainLoop()
 
 
-def send(row, path, interface, method, body):
+def send(row, path, interface, method, body, tries=3):
+    begin = time.monotonic()
+
     def answered(bus, result):
         try:
             bus.call_finish(result)
@@ -200,6 +205,11 @@ def send(row, path, interface, method, body):
         except GLib.Error as error:
             name = (Gio.DBusError.get_remote_error(error) or error.message).removeprefix('org.mdevd1.Error.')
             cell = {'InvalidOption': 'yes', 'NotAuthorized': 'password' if asked else 'no'}.get(name, name)
+        # polkitd 122 now and then takes a rule that has ended for one that never does, stands still for 15 s ("Terminating runaway
+        # script" in its journal) and denies: it is asked again.
+        if polkit_is in ('there', 'denying') and tries > 1 and time.monotonic() - begin > 9:
+            asked.clear()
+            return send(row, path, interface, method, body, tries - 1)
         cells[row] = cell + '\t' + ' / '.join(asked)
         asked.clear()
         if waiting:
@@ -260,12 +270,11 @@ scenario_authorization_matrix() {
   for state in there denying absent hanging; do
     polkit_is $state
     rm -f /tmp/*.cells
-    # So few at a time that polkit answers within the 10 s that mdevd gives it; all at once where it does not answer.
-    must python3 $caller "${columns[*]%%:*}" $([ $state = hanging ] && echo 100 || echo 4) "${objects[@]}"
+    must python3 $caller "${columns[*]%%:*}" $state "${objects[@]}"
     [ $state = there ] || echo >>/tmp/matrix
     printf '### When %s\n\n' "${title[$state]}" >>/tmp/matrix
     if [ $state = there ]; then
-      must as admin python3 $caller prompt 1 "${objects[@]}" # one by one, so that it is clear what was asked for
+      must as admin python3 $caller prompt $state "${objects[@]}"
       cp /tmp/prompt.cells /tmp/prompts
       table "${columns[0]}" 'admin:administrator without a prompt' 'prompt:administrator with one' "${columns[@]:2}" >>/tmp/matrix
     else

@@ -23,6 +23,7 @@ HOOK
   done
   wait $vm || fail "virsh start: $(cat /tmp/slow1.out)"
   wait $loop
+  grep -q '^keep' /tmp/reconcile.out || fail "no look kept its claim: $(cat /tmp/reconcile.out)"
   runs_with slow1 "$mdev"
   destroy slow1
   released slow1 "$mdev"
