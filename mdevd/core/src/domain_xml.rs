@@ -94,7 +94,7 @@ impl Domain {
 
     /// As [`Domain::from_bytes`], of a domain that has been started: what its requests have come to since (`virsh metadata` changes
     /// them under a running domain) must not keep it from being known. If they are not where they belong, or a hostdev is ill-formed,
-    /// it has none.
+    /// it has none; and it may nest deeper.
     ///
     /// # Errors
     /// What is wrong, and where.

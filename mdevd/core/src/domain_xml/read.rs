@@ -38,13 +38,13 @@ pub(super) fn domain(text: &str) -> Result<Domain> {
 }
 
 pub(super) fn once_started(text: &str) -> Result<Domain> {
-    let mut walk = Walk::new(text, "domain");
+    let mut walk = Walk { strict: false, ..Walk::new(text, "domain") };
     walk.run()?;
     walk.domain()
 }
 
 pub(super) fn status(text: &str) -> Result<DomainStatus> {
-    let mut walk = Walk::new(text, "domstatus");
+    let mut walk = Walk { strict: false, ..Walk::new(text, "domstatus") };
     walk.run()?;
     let (pid, state) = (walk.pid, core::mem::take(&mut walk.state));
     Ok(DomainStatus { domain: walk.domain()?, pid, state })
@@ -86,7 +86,7 @@ struct Walk<'t> {
     text: &'t str,
     /// The name of the root element.
     root: &'static str,
-    /// Whether the document mentions us; only then are we strict beyond what XML demands.
+    /// Whether the document mentions us, and the domain is about to start; only then are we strict beyond what XML demands.
     strict: bool,
     /// Where the current event begins.
     at: usize,
