@@ -75,7 +75,9 @@ pub fn prepare(subject: &Subject, caller: Caller, deadline: Instant) -> Result<(
 
 /// The same of a daemon that is there; nothing is started.
 pub fn prepare_without_start(subject: &Subject, caller: Caller, deadline: Instant) -> Result<(), Failure> {
-    let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+    let left = deadline.saturating_duration_since(Instant::now());
+    // Of a short wait not that much is kept back.
+    let left = left.saturating_sub(MARGIN.min(left / 8)).as_millis();
     let mut options = process(caller);
     options.insert("timeout-ms", Variant::U32(u32::try_from(left).unwrap_or(u32::MAX)));
     let body = (&subject.uuid, &subject.name, &subject.requests, &subject.hostdevs, options);
