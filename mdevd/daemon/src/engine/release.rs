@@ -68,6 +68,10 @@ impl Engine {
             // A prepare that is at work sees the state after its current step, and undoes.
             let written = self.update_claim(id, |claim| {
                 if working {
+                    // Where there is nothing to do nothing was begun, and a plan without steps says no more later.
+                    if claim.plan.steps.is_empty() {
+                        claim.grants.retain(|grant| grant.undo == Undo::Keep);
+                    }
                     claim.state = ClaimState::Releasing;
                     claim.problem = why.to_string();
                 } else {
