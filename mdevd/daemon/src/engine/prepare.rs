@@ -330,6 +330,10 @@ impl Engine {
                     // What the parent said to have left may have been old.
                     if let (StepError::Refused(_), Some(parent)) = (&error, step.parent()) {
                         self.refresh_parent(parent).await;
+                        // That keeps the old number while somebody else changes the parent, who may have waited for this to end.
+                        if let Step::Create { mdev_type, .. } = &step {
+                            self.refresh_available(parent, mdev_type.clone()).await;
+                        }
                     }
                     self.choose_again(id, needs, &step, error, &mut refused)?;
                 }
