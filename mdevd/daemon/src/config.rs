@@ -165,11 +165,12 @@ fn parse(text: &str) -> Result<Fragment, (Option<usize>, String)> {
     })
 }
 
-/// The key whose value a line is part of, which it names itself or one above it does. None where the text is no TOML.
+/// The key whose value a line is part of, which it names itself or one above it does. None where the text is no TOML, and for a table.
 fn key_at(text: &str, line: usize) -> Option<&'static str> {
     toml::from_str::<toml::Table>(text).ok()?;
     let lines: Vec<&str> = text.lines().take(line).filter(|line| !line.trim_start().starts_with('#')).collect();
-    let (key, _) = lines.into_iter().rev().find_map(|line| line.split_once('='))?;
+    let line = lines.into_iter().rev().find(|line| line.contains('=') || line.trim_start().starts_with('['))?;
+    let (key, _) = line.split_once('=')?;
     let key = key.rsplit('.').next()?.trim_matches([' ', '\t', '"', '\'']);
     KEYS.into_iter().find(|known| *known == key)
 }
@@ -313,8 +314,10 @@ mod tests {
             let error = error(text);
             assert!(error.starts_with(place) && error.contains(word), "{text}: {error}");
         }
-        // What is no TOML has no keys.
-        let error = error("log-level = 'info'\nx =\n");
-        assert!(error.starts_with("2: ") && !error.contains("log-level"), "{error}");
+        // What is no TOML has no keys, and a table is none of the keys above it.
+        for text in ["log-level = 'info'\nx =\n", "log-level = 'info'\n[[mdev]]\nplacement = 'pack'\n"] {
+            let error = error(text);
+            assert!(error.starts_with("2: ") && !error.contains("log-level"), "{error}");
+        }
     }
 }
