@@ -117,7 +117,8 @@ async fn the_end_of_an_earlier_run_is_waited_for() {
     let calls = host.calls();
     let [call @ Call::Prepare { timeout_ms, .. }] = &calls[..] else { panic!("{calls:?}") };
     assert_eq!(asked(call), [("fixed0", "0000:41:00.0")]);
-    assert!((5000..=8000).contains(timeout_ms), "{timeout_ms}");
+    // The hook waits a little longer than mdevd, to hear what it says.
+    assert!((5000..=7500).contains(timeout_ms), "{timeout_ms}");
     drop(daemon);
 
     for (mood, code) in [(Mood::Refusing, 0), (Mood::Busy, 1), (Mood::Taken, 1)] {

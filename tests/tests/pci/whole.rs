@@ -2,7 +2,7 @@
 
 use mdevd_core::claim::{ClaimState, Undo};
 use mdevd_dbus::{ErrorName, path, wire};
-use mdevd_tests::fakesys::{self, Fault, Point};
+use mdevd_tests::fakesys::{self, Fault, Op, Point};
 use mdevd_tests::harness::{Daemon, Domain, claim_files, eventually, text_dict};
 
 use super::common::*;
@@ -110,6 +110,36 @@ async fn a_promise_of_which_nothing_was_begun_takes_nothing_back() {
     lab.freed(&vm).await;
     assert_eq!((lab.bound(NIC), lab.host.sys_writes()), (on("vfio-pci", Some("vfio-pci")), Vec::new()));
     lab.nothing_left().await;
+}
+
+/// The same when the claim is released while its holders are still being looked for.
+#[tokio::test]
+async fn a_release_before_anything_was_begun_takes_nothing_back() {
+    let lab = Lab::start_with(nics(), |host| {
+        let _ = host.process(900, "another", &["another"]);
+    })
+    .await;
+    let vm = wants_managed("vm1", NIC);
+    let hang = lab.host.fault(Op::List, "proc/900/fd", Fault::Hang);
+    let prepare = tokio::spawn({
+        let (vm, manager) = (vm.clone(), lab.manager.clone());
+        async move { vm.prepare(&manager).await }
+    });
+    eventually("holders are looked for", || async { lab.claim(&vm).is_some() && hang.hits() > 0 }).await;
+    lab.host.set_override(NIC, Some("vfio-pci"));
+    lab.host.unbind(NIC);
+    lab.host.bind(NIC, "vfio-pci").unwrap();
+    let release = tokio::spawn({
+        let (vm, manager) = (vm.clone(), lab.manager.clone());
+        async move { vm.release(&manager).await }
+    });
+    let is_ending = || async { lab.claim(&vm).is_none_or(|claim| claim.state == ClaimState::Releasing) };
+    eventually("its release is on disk", is_ending).await;
+    hang.let_go();
+    prepare.await.unwrap().unwrap_err();
+    release.await.unwrap().unwrap();
+    lab.freed(&vm).await;
+    assert_eq!((lab.bound(NIC), lab.host.sys_writes()), (on("vfio-pci", Some("vfio-pci")), Vec::new()));
 }
 
 #[tokio::test]
