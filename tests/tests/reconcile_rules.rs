@@ -399,11 +399,10 @@ async fn adopting_renews_the_process() {
     still_has(&stage, &domain);
 }
 
-/// NVIDIA's driver removes the device by itself when its VM has ended; removing it first leaves a ghost behind.
-#[tokio::test]
-async fn a_driver_that_removes_its_devices_itself_is_waited_for() {
+/// A domain that was seen running with mdevs of NVIDIA's driver, has ended, and is released.
+async fn after_a_run_on_nvidia(types: &[&str]) -> (Stage, Domain) {
     let stage = Stage::start(mdevd_tests::fakesys::host().parent(A).driver("nvidia").mdev_type("nvidia-63", 4)).await;
-    let domain = Domain::wants("vm", &["nvidia-63"]);
+    let domain = Domain::wants("vm", types);
     domain.prepare(&stage.manager).await.unwrap();
     let qemu = stage.host.process(QEMU, "qemu", &["qemu"]).opens_group_of(domain.mdevs[0]);
     stage.host.domain_runs("vm", QEMU, &domain_xml(&domain)).unwrap();
@@ -411,6 +410,13 @@ async fn a_driver_that_removes_its_devices_itself_is_waited_for() {
     stage.host.domain_stops("vm").unwrap();
     qemu.vanish();
     assert!(domain.release(&stage.manager).await.unwrap());
+    (stage, domain)
+}
+
+/// NVIDIA's driver removes the device by itself when its VM has ended; removing it first leaves a ghost behind.
+#[tokio::test]
+async fn a_driver_that_removes_its_devices_itself_is_waited_for() {
+    let (stage, domain) = after_a_run_on_nvidia(&["nvidia-63"]).await;
     stage.host.remove_mdev(domain.mdevs[0]).unwrap();
     stage.wait_clean().await;
     assert_eq!(stage.writes(), [(A.into(), "create", None)]);
@@ -419,15 +425,7 @@ async fn a_driver_that_removes_its_devices_itself_is_waited_for() {
 /// It is waited for once, and not once for each device: the start that follows waits 8 s.
 #[tokio::test]
 async fn a_driver_that_does_not_remove_them_after_all_is_not_waited_for_longer_than_a_start_waits() {
-    let stage = Stage::start(mdevd_tests::fakesys::host().parent(A).driver("nvidia").mdev_type("nvidia-63", 4)).await;
-    let domain = Domain::wants("vm", &["nvidia-63", "nvidia-63"]);
-    domain.prepare(&stage.manager).await.unwrap();
-    let qemu = stage.host.process(QEMU, "qemu", &["qemu"]).opens_group_of(domain.mdevs[0]);
-    stage.host.domain_runs("vm", QEMU, &domain_xml(&domain)).unwrap();
-    wait_seen(&stage, &domain).await;
-    stage.host.domain_stops("vm").unwrap();
-    qemu.vanish();
-    assert!(domain.release(&stage.manager).await.unwrap());
+    let (stage, domain) = after_a_run_on_nvidia(&["nvidia-63", "nvidia-63"]).await;
     assert_eq!(stage.host.mdevs().len(), 2, "it is waited for");
     preparing(&stage, &domain, 10_000).await.unwrap().unwrap();
     let verbs: Vec<&str> = stage.writes().iter().map(|(_, verb, _)| *verb).collect();

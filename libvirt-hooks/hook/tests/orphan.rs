@@ -140,7 +140,7 @@ async fn one_that_begins_as_an_orphan_changes_nothing() {
         let parent = stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap();
         if parent != "1" {
             // Not by the test's own output, which is only shown when it fails.
-            let _ = writeln!(std::io::stderr(), "LEFT OUT: orphans of this session go to process {parent}, not to 1");
+            let _ = writeln!(std::io::stderr(), "LEFT OUT: orphans go here to process {parent}, not to 1");
             return;
         }
         drop(open(&host, "go").await);
